@@ -1,0 +1,152 @@
+"""Crystals as one set of tensors, with a graph for every spec somebody asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from dataclasses import replace as replace_fields
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from epitaxy.errors import NeedsError
+from epitaxy.graph.spec import GraphSpec
+from epitaxy.shapes import (
+    AtomicNumbers,
+    Cells,
+    EdgeIndex,
+    EdgeVectors,
+    GraphIndex,
+    ImageShifts,
+    Positions,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Directed edges from neighbour (``source``) to centre (``target``), in canonical order.
+
+    Edges are sorted by (target, source, shift); a ``nearest`` graph is sorted by distance within
+    each target instead. The edge vector points from centre to neighbour:
+    ``positions[source] + shifts @ cell - positions[target]``.
+
+    Attributes:
+        source: Neighbour j, (edges,).
+        target: Centre i, (edges,).
+        shifts: Integer image of the source, (edges, 3).
+        padded: For padded graphs, which edges are fill (distance ``cutoff`` + 1 by rule, whatever
+            their vector says), (edges,); otherwise ``None``.
+    """
+
+    source: EdgeIndex
+    target: EdgeIndex
+    shifts: ImageShifts
+    padded: Bool[Tensor, " edges"] | None = None
+
+    @property
+    def num_edges(self) -> int:
+        """Number of directed edges."""
+        return int(self.source.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class CrystalBatch:
+    """A batch of crystals.
+
+    Attributes:
+        ids: Record ids, one per crystal.
+        numbers: Atomic numbers, (atoms,).
+        positions: Cartesian, Å, (atoms, 3).
+        cell: Lattice vectors as rows, Å, (graphs, 3, 3).
+        graph_index: Crystal of each atom, (atoms,).
+        num_atoms: Atoms of each crystal, (graphs,).
+        labels: Name to values: (graphs, …) or, per atom, (atoms, …); 0 where missing.
+        masks: Name to bool: whether a label is present, (graphs,) or (atoms,).
+        graphs: Spec to edges.
+    """
+
+    ids: tuple[str, ...]
+    numbers: AtomicNumbers
+    positions: Positions
+    cell: Cells
+    graph_index: GraphIndex
+    num_atoms: Int[Tensor, " graphs"]
+    labels: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    graphs: Mapping[GraphSpec, Graph]
+
+    @property
+    def num_graphs(self) -> int:
+        """Number of crystals."""
+        return len(self.ids)
+
+    def graph(self, spec: GraphSpec) -> Graph:
+        """Returns the edges built for ``spec``.
+
+        Raises:
+            NeedsError: If they were not built.
+        """
+        if spec not in self.graphs:
+            raise NeedsError(f"the batch holds no graph for {spec}; it has {list(self.graphs)}")
+        return self.graphs[spec]
+
+    def edge_vectors(self, spec: GraphSpec) -> EdgeVectors:
+        """Returns centre-to-neighbour vectors in Å, differentiable in positions and cell."""
+        graph = self.graph(spec)
+        cell = self.cell[self.graph_index[graph.target]]
+        offset = torch.einsum("ea,eab->eb", graph.shifts.to(cell.dtype), cell)
+        return self.positions[graph.source] + offset - self.positions[graph.target]
+
+    def replace(self, **changes: Any) -> CrystalBatch:
+        """Returns a copy with ``changes`` applied."""
+        return replace_fields(self, **changes)
+
+    def to(self, device: torch.device | str, *, dtype: torch.dtype | None = None) -> CrystalBatch:
+        """Returns the batch on ``device``, its floating-point tensors as ``dtype`` if given."""
+        return self.replace(
+            **{f.name: _move(getattr(self, f.name), device, dtype) for f in fields(self)}
+        )
+
+    def pin_memory(self) -> CrystalBatch:
+        """Returns the batch in page-locked memory, for asynchronous copies to a GPU."""
+        return self.replace(**{f.name: _pin(getattr(self, f.name)) for f in fields(self)})
+
+    def to_pyg(self, spec: GraphSpec) -> Any:
+        """Returns a ``torch_geometric.data.Data`` with the edges of ``spec``."""
+        from torch_geometric.data import Data
+
+        graph = self.graph(spec)
+        return Data(
+            z=self.numbers,
+            pos=self.positions,
+            cell=self.cell,
+            batch=self.graph_index,
+            edge_index=torch.stack([graph.source, graph.target]),
+            shifts=graph.shifts,
+            edge_weight=self.edge_vectors(spec).norm(dim=-1),
+            **dict(self.labels),
+        )
+
+
+def _move(value: Any, device: torch.device | str, dtype: torch.dtype | None) -> Any:
+    def convert(tensor: Tensor) -> Tensor:
+        wanted = dtype if tensor.is_floating_point() else None
+        return tensor.to(device=device, dtype=wanted, non_blocking=True)
+
+    return _apply(value, convert)
+
+
+def _pin(value: Any) -> Any:
+    return _apply(value, torch.Tensor.pin_memory)
+
+
+def _apply(value: Any, function: Any) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Graph):
+        return Graph(*(_apply(getattr(value, f.name), function) for f in fields(value)))
+    if isinstance(value, Mapping):
+        return {key: _apply(item, function) for key, item in value.items()}
+    return value

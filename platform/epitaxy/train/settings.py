@@ -1,0 +1,264 @@
+"""Everything a training run is told, as plain frozen dataclasses. The app fills them from Hydra.
+
+Only the scientific part is hashed (``RunSettings.science``): ``compute``, ``run`` and logging may
+change when a run is resumed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from epitaxy.errors import ConfigError, closest
+
+
+@dataclass(frozen=True)
+class SplitSettings:
+    """How records are dealt to ``train``, ``val`` and ``test``; a pure function of ids.
+
+    Attributes:
+        by: ``group`` keeps a material together; ``record`` does not.
+        fractions: Shares of train, val, test; they need not use everything up.
+        sizes: Exact numbers of records instead of fractions (by ``record``) or the numbers at
+            which a group no longer starts (by ``group``).
+        seed: Of the hash that orders groups or records.
+        file: JSON file ``{"train": [ids], "val": […], "test": […]}`` that replaces all this.
+    """
+
+    by: Literal["group", "record"] = "group"
+    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    sizes: tuple[int, int, int] | None = None
+    seed: int = 0
+    file: str | None = None
+
+
+@dataclass(frozen=True)
+class FilterSettings:
+    """Records left out of training and validation, counted and reported rule by rule.
+
+    Attributes:
+        max_atoms: Largest number of atoms.
+        max_force: Largest absolute force component, eV/Å.
+        max_stress: Largest absolute stress component, eV/Å³.
+        exclude: File with one record id per line.
+    """
+
+    max_atoms: int | None = None
+    max_force: float | None = None
+    max_stress: float | None = None
+    exclude: str | None = None
+
+
+@dataclass(frozen=True)
+class BatchSettings:
+    """Size of a step over all workers: a number of structures, or a budget of edges or atoms."""
+
+    graphs: int | None = 128
+    edges: int | None = None
+    atoms: int | None = None
+    micro_batches: int = 1
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Optimiser: ``adamw``, ``adam`` or ``sgd`` (with ``momentum``); ``lr`` is the peak."""
+
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class ScheduleSettings:
+    """Learning rate over the fraction of records consumed.
+
+    Attributes:
+        name: Shape of the curve after the warm-up.
+        warmup: Fraction of the run with a linear rise.
+        final: Factor at the end of ``cosine``.
+        milestones: Fractions at which ``multi_step`` multiplies by ``gamma``.
+    """
+
+    name: Literal["constant", "cosine", "one_cycle", "multi_step"] = "cosine"
+    warmup: float = 0.02
+    final: float = 0.01
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """The training loop.
+
+    Attributes:
+        epochs: Passes over the training split.
+        clip_norm: Largest gradient norm; steps above it are scaled down and counted.
+        precision: Of parameters and arithmetic.
+        ema_decay: Decay per step of a moving average of the weights; 0 switches it off.
+        validate_every: Epochs between validations.
+        select: Weights that are published: those of the best validation, or the last.
+        select_metric: Metric that defines the best (smaller is better).
+        patience: Validations without improvement before stopping; 0 never stops early.
+        checkpoint_every: Steps between checkpoints besides those at epoch ends; 0 for none.
+        log_every: Steps between lines of ``metrics.jsonl``.
+        log_consumption: Whether every rank writes which records each step consumed.
+    """
+
+    epochs: int = 20
+    clip_norm: float | None = 10.0
+    precision: Literal["fp32", "fp64"] = "fp32"
+    ema_decay: float = 0.0
+    validate_every: int = 1
+    select: Literal["best", "last"] = "best"
+    select_metric: str = "val/loss"
+    patience: int = 0
+    checkpoint_every: int = 0
+    log_every: int = 10
+    log_consumption: bool = False
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """Where and on how much a run executes; never part of its identity.
+
+    Attributes:
+        backend: ``local`` runs in this process, ``ray`` in Ray Train workers.
+        workers: Number of Ray Train workers.
+        cpus_per_worker: Logical CPUs reserved per worker (fractions are legal).
+        use_gpu: Whether each worker gets a GPU.
+        stream: ``direct`` reads shards in the worker, ``ray`` receives shares from Ray Data.
+        max_failures: Worker failures that Ray Train survives by restarting from a checkpoint.
+        threads: Torch threads per worker; 0 leaves torch's default.
+        prefetch: Steps prepared ahead by the worker's prefetch thread.
+        address: Ray cluster to join; ``None`` uses RAY_ADDRESS or starts one on this machine.
+    """
+
+    backend: Literal["local", "ray"] = "local"
+    workers: int = 1
+    cpus_per_worker: float = 1.0
+    use_gpu: bool = False
+    stream: Literal["direct", "ray"] = "ray"
+    max_failures: int = 2
+    threads: int = 0
+    prefetch: int = 2
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class InitSettings:
+    """Weights to start from: a pulled model folder and the strategy that applies them."""
+
+    model: str | None = None
+    strategy: Mapping[str, Any] = field(
+        default_factory=lambda: {"_target_": "epitaxy.finetune.scratch.Scratch"}
+    )
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """One training run. ``data`` and ``directory`` must be absolute before a worker sees them.
+
+    Attributes:
+        name: Name of the run; the same name resumes it.
+        directory: Folder of the run: config, metrics, checkpoints.
+        data: Prepared data set.
+        encoder: ``_target_`` and arguments.
+        objective: ``_target_`` and arguments.
+        tracking: MLflow tracking URI; ``None`` switches tracking off.
+    """
+
+    name: str
+    directory: str
+    data: str
+    encoder: Mapping[str, Any]
+    objective: Mapping[str, Any]
+    seed: int = 0
+    split: SplitSettings = SplitSettings()
+    filter: FilterSettings = FilterSettings()
+    batch: BatchSettings = BatchSettings()
+    optimizer: OptimizerSettings = OptimizerSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    loop: LoopSettings = LoopSettings()
+    init: InitSettings = InitSettings()
+    compute: ComputeSettings = ComputeSettings()
+    tracking: str | None = None
+
+    def science(self) -> dict[str, Any]:
+        """Returns the part that defines the result: what a resumed run must not change."""
+        everything = to_dict(self)
+        for name in ("name", "directory", "compute", "tracking", "data"):
+            del everything[name]
+        for name in ("log_every", "log_consumption", "checkpoint_every"):
+            del everything["loop"][name]
+        del everything["init"]["model"]
+        return everything
+
+    def science_digest(self) -> str:
+        """Returns a hash of ``science`` (16 hex digits)."""
+        text = json.dumps(self.science(), sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Returns JSON-ready nested dictionaries of a settings dataclass."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(settings)))
+    return plain
+
+
+def from_dict(kind: type[Any], values: Mapping[str, Any], path: str = "") -> Any:
+    """Returns ``kind`` built from nested mappings, checking names and types.
+
+    Raises:
+        ConfigError: For an unknown key (with the closest known one) or a value of a wrong type.
+    """
+    hints = typing.get_type_hints(kind)
+    for key in values:
+        if key not in hints:
+            raise ConfigError(f"unknown setting {path + key!r}; {closest(key, hints)}")
+    return kind(**{key: _coerce(hints[key], value, path + key) for key, value in values.items()})
+
+
+def _coerce(hint: Any, value: Any, path: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        remaining = [a for a in arguments if a is not type(None)]
+        return _coerce(remaining[0], value, path)
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} must be a group of settings, got {value!r}")
+        return from_dict(typing.cast("type[Any]", hint), value, path + ".")
+    if origin is Literal:
+        if value not in arguments:
+            raise ConfigError(f"{path} is {value!r}; {closest(str(value), arguments)}")
+        return value
+    if origin is tuple:
+        return _coerce_tuple(arguments, value, path)
+    if hint in (int, float, str, bool):
+        return _coerce_plain(hint, value, path)
+    return value
+
+
+def _coerce_tuple(arguments: tuple[Any, ...], value: Any, path: str) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ConfigError(f"{path} must be a list, got {value!r}")
+    if arguments[-1] is not Ellipsis and len(value) != len(arguments):
+        raise ConfigError(f"{path} needs {len(arguments)} entries, got {list(value)}")
+    return tuple(_coerce(arguments[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+
+
+def _coerce_plain(hint: type[Any], value: Any, path: str) -> Any:
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r}")
+    return value
