@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -22,6 +22,7 @@ class LabelTable:
         root_mean_square: Name of a per-atom label to its root mean square over components
             within each record; NaN where missing.
         largest: Name of a per-atom or tensor label to its largest absolute component.
+        units: Name of every label to its unit.
     """
 
     num_atoms: Int64[np.ndarray, " records"]
@@ -29,6 +30,7 @@ class LabelTable:
     scalars: Mapping[str, Float64[np.ndarray, " records"]]
     root_mean_square: Mapping[str, Float64[np.ndarray, " records"]]
     largest: Mapping[str, Float64[np.ndarray, " records"]]
+    units: Mapping[str, str] = field(default_factory=dict)
 
     def scalar(self, name: str) -> Float64[np.ndarray, " records"]:
         """Returns the column of scalar label ``name``.

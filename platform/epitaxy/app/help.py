@@ -1,0 +1,209 @@
+"""What ``--help`` says: taken from the configuration itself, so that it cannot grow stale."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import epitaxy
+
+VERBS = {
+    "prepare": "read source files once: check, convert units, write shards",
+    "pretrain": "train an encoder on a prepared data set",
+    "finetune": "train a property model, from a registered teacher or from scratch",
+    "evaluate": "measure a model on a split of a data set",
+    "registry": "publish, pull and list models: name@version, name@alias",
+    "sweep": "fine-tune over a grid of strategies, learning rates and seeds",
+    "report": "compare runs in one HTML file",
+    "quickstart": "the whole path on a small data set made on the spot",
+}
+
+_EXAMPLES = {
+    "": (
+        "epitaxy prepare recipe=mptrj source=frames.xyz.gz out=data/frames",
+        "epitaxy pretrain data=data/frames run.name=teacher publish=teacher",
+        "epitaxy prepare recipe=mp_csv source=gaps.csv out=data/gaps",
+        "epitaxy finetune data=data/gaps from=teacher objective.label=gap run.name=gap",
+        "epitaxy report runs=[~/.epitaxy/runs/gap] out=gap.html",
+    ),
+    "prepare": (
+        "epitaxy prepare recipe=NAME source=frames.xyz.gz out=data/frames",
+        "epitaxy prepare recipe=NAME source=frames.xyz.gz out=data/frames format=zarr on_error=skip",
+    ),
+    "pretrain": (
+        "epitaxy pretrain data=data/frames run.name=teacher publish=teacher",
+        "epitaxy pretrain data=data/frames run.name=wide encoder=cgcnn encoder.width=128",
+        "epitaxy pretrain data=data/frames run.name=debug compute=local loop.epochs=1",
+        "epitaxy pretrain data=data/frames run.name=big compute=ray compute.workers=8",
+    ),
+    "finetune": (
+        "epitaxy finetune data=data/gaps from=teacher@best objective.label=gap run.name=gap",
+        "epitaxy finetune data=data/gaps from=teacher finetune=last_layer "
+        "objective.label=gap run.name=gap-last",
+        "epitaxy finetune data=data/gaps finetune=scratch objective.label=gap run.name=gap-scratch",
+    ),
+    "evaluate": (
+        "epitaxy evaluate model=gap-model data=data/gaps",
+        "epitaxy evaluate model=~/.epitaxy/runs/gap/final data=data/other split=all",
+    ),
+    "registry": (
+        "epitaxy registry list",
+        "epitaxy registry show model=teacher@best",
+        "epitaxy registry publish folder=~/.epitaxy/runs/gap/final name=gap-model alias=[best]",
+        "epitaxy registry alias model=teacher@3 alias=best",
+        "epitaxy registry pull model=teacher@best out=teacher-copy",
+        "epitaxy registry verify model=teacher@3",
+    ),
+    "sweep": (
+        "epitaxy sweep data=data/gaps from=teacher objective.label=gap run.name=grid "
+        "sweep.strategy=[scratch,full,last_layer] sweep.lr=[1e-3,3e-4]",
+    ),
+    "report": ("epitaxy report runs=[~/.epitaxy/runs/a,~/.epitaxy/runs/b] out=report.html",),
+}
+
+_TEXT = {
+    "home": "folder of runs, registry and caches",
+    "registry.uri": "MLflow database or server, or a folder (/mnt/models, s3://…)",
+    "registry.artifacts": "where an MLflow server's model files lie",
+    "data": "prepared data set: the folder that `epitaxy prepare` wrote",
+    "run.name": "name of the run; the same command resumes it",
+    "run.directory": "folder of the run",
+    "tracking": "MLflow database; null switches it off",
+    "publish": "register the finished model under this name",
+    "alias": "aliases for the published version, such as [best]",
+    "from": "teacher: NAME, NAME@ALIAS, NAME@3, or a model folder",
+    "trust": "module prefixes whose code a model from elsewhere may name",
+    "recipe": "how to read the source: a name or a YAML file",
+    "source": "file, folder or URI that the recipe reads",
+    "out": "where to write",
+    "format": "lmdb or zarr",
+    "on_error": "stop at a bad record, or skip, count and list it",
+    "overwrite": "replace a data set that is already there",
+    "model": "NAME, NAME@ALIAS, NAME@3, or a model folder",
+    "split": "train, val, test (as dealt in training), or all",
+    "folder": "model folder to publish, such as <run>/final",
+    "name": "name to publish it under",
+    "runs": "list of run folders",
+    "sweep.strategy": "list of finetune= choices",
+    "sweep.lr": "list of learning rates",
+    "sweep.seed": "list of seeds",
+    "sweep.metric": "what ranks the trials; smaller is better",
+    "sweep.cpus_per_trial": "logical CPUs of a trial",
+    "sweep.concurrent": "trials at a time; null: as many as fit",
+}
+
+
+def main_help() -> str:
+    """Returns the text of ``epitaxy --help``; reads no configuration, so it is instant."""
+    lines = [f"epitaxy {epitaxy.__version__}: {_first_line(epitaxy)}", ""]
+    lines += ["usage: epitaxy VERB [key=value ...] [--help] [--cfg] [--config-dir DIR]", ""]
+    lines += [f"  {verb:<11}{text}" for verb, text in VERBS.items()]
+    lines += ["", "a typical path:", *_indented(_EXAMPLES[""]), "", "choices:"]
+    for group in ("encoder", "objective", "finetune", "compute"):
+        lines.append(f"  {group:<11}{' | '.join(_shipped_options(group))}")
+    lines += ["", "`epitaxy VERB --help` lists every option with its default.", _FLAGS]
+    return "\n".join(lines)
+
+
+_FLAGS = """
+  --cfg             print the resolved configuration and stop
+  --config-dir DIR  further groups of yours, such as DIR/encoder/mine.yaml (may be repeated)
+  --debug           show the traceback of an error (also EPITAXY_DEBUG=1)
+  --version         print the version"""
+
+
+def verb_help(
+    verb: str,
+    config: Mapping[str, Any],
+    choices: Mapping[str, str],
+    options: Mapping[str, Sequence[str]],
+    config_dirs: Sequence[str] = (),
+) -> str:
+    """Returns the text of ``epitaxy VERB --help`` for the defaults in ``config``."""
+    action = " ACTION" if verb == "registry" else ""
+    lines = [f"epitaxy {verb}: {VERBS[verb]}", ""]
+    lines += [f"usage: epitaxy {verb}{action} [key=value ...]", "", "examples:"]
+    lines += _indented(_EXAMPLES.get(verb, ()))
+    if verb == "prepare":
+        lines += ["", f"recipes: {', '.join(_recipes()) or 'none found'}"]
+    for group in sorted(options):
+        lines += ["", f"{group}= (default {choices[group]})"]
+        for name in options[group]:
+            lines.append(f"  {name:<22}{_purpose(group, name, config_dirs)}".rstrip())
+    lines += ["", "options and their defaults (??? must be given):"]
+    texts = _TEXT | _settings_texts()
+    for path, value in _leaves(config):
+        lines.append(f"  {f'{path}={_show(value)}':<44}{texts.get(path, '')}".rstrip())
+    return "\n".join(lines) + "\n" + _FLAGS
+
+
+def _indented(lines: Sequence[str]) -> list[str]:
+    return [f"  {line}" for line in lines]
+
+
+def _first_line(thing: Any) -> str:
+    return (inspect.getdoc(thing) or "").partition("\n")[0].removeprefix("Epitaxy: ")
+
+
+def _shipped_options(group: str) -> list[str]:
+    folder = resources.files("epitaxy.conf") / group
+    if not folder.is_dir():
+        return []
+    return sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
+
+
+def _recipes() -> list[str]:
+    from epitaxy.data.recipe import list_recipes
+
+    return list(list_recipes())
+
+
+def _purpose(group: str, name: str, config_dirs: Sequence[str]) -> str:
+    """Returns the comment that opens a config file, which says what the choice is for."""
+    shipped = resources.files("epitaxy.conf") / group / f"{name}.yaml"
+    files = [Path(folder).expanduser() / group / f"{name}.yaml" for folder in config_dirs]
+    for file in (shipped, *files):
+        if file.is_file():
+            first = file.read_text(encoding="utf-8").partition("\n")[0]
+            return first.removeprefix("#").strip() if first.startswith("#") else ""
+    return ""
+
+
+def _settings_texts() -> dict[str, str]:
+    """Returns the documentation of each setting, from the docstrings of its dataclass."""
+    from epitaxy.train import settings
+
+    texts = {}
+    hints = typing.get_type_hints(settings.RunSettings)
+    for name, kind in hints.items():
+        if dataclasses.is_dataclass(kind):
+            for attribute, text in _attribute_texts(inspect.getdoc(kind) or "").items():
+                texts[f"{name}.{attribute}"] = text
+    return texts
+
+
+def _attribute_texts(docstring: str) -> dict[str, str]:
+    _, _, section = docstring.partition("Attributes:\n")
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
+    return {name: " ".join(text.split()).replace("``", "") for name, text in entries}
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        elif key != "_target_":
+            yield f"{prefix}{key}", value
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(_show(item) for item in value)}]"
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)

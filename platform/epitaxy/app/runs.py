@@ -1,0 +1,185 @@
+"""From a composed configuration to a training run, and from its result to a registered model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import epitaxy
+from epitaxy.app.compose import Composed, check_components, to_yaml
+from epitaxy.app.models import SourceModel, find_model, registry_of
+from epitaxy.app.paths import absolute, set_absolute
+from epitaxy.data.manifest import Manifest
+from epitaxy.errors import ConfigError
+from epitaxy.registry.contract import Version, check_name, settable
+from epitaxy.train.launch import RunResult, launch
+from epitaxy.train.settings import InitSettings, RunSettings, from_dict, to_dict
+
+CONFIG_FILE = "config.yaml"
+
+_SECTIONS = ("seed", "split", "filter", "batch", "optimizer", "schedule", "loop", "compute")
+_INPUTS = ("data", "split.file", "filter.exclude")
+_OUTPUTS = ("home", "run.directory")
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training verb returns.
+
+    Attributes:
+        name: Of the run.
+        directory: Of the run.
+        model: Its final model folder.
+        metrics: Of that model, on the validation split.
+        history: Lines of ``metrics.jsonl``.
+        resumed: Whether the run continued an earlier one.
+        version: Where it was published, if it was.
+    """
+
+    name: str
+    directory: Path
+    model: Path
+    metrics: Mapping[str, float]
+    history: list[dict[str, Any]]
+    resumed: bool
+    version: Version | None = None
+
+
+def settings_of(composed: Composed) -> RunSettings:
+    """Returns the typed settings of a training run, every path absolute and every name checked.
+
+    Raises:
+        ConfigError: If an option is missing or wrong.
+        RegistryError: If the model to start from cannot be had.
+    """
+    config = composed.require()
+    set_absolute(config, _INPUTS, _OUTPUTS)
+    _check_publication(config)
+    if not composed.given & {"batch", "batch.graphs"} and _has_budget(config["batch"]):
+        config["batch"]["graphs"] = None
+    encoder, init = config["encoder"], InitSettings()
+    if "finetune" in config:
+        source = _source(composed)
+        encoder = source.card["encoder"] if source else encoder
+        init = _init(config["finetune"], source)
+    components = {"encoder": encoder, "objective": config["objective"]}
+    check_components({**components, "finetune": init.strategy})
+    values = {
+        "name": config["run"]["name"],
+        "directory": config["run"]["directory"],
+        "data": config["data"],
+        "tracking": config["tracking"],
+        **components,
+        "init": to_dict(init),
+        **{name: config[name] for name in _SECTIONS},
+    }
+    settings: RunSettings = from_dict(RunSettings, values)
+    return settings
+
+
+def train(composed: Composed, settings: RunSettings) -> Trained:
+    """Runs ``settings``, keeps the resolved configuration with it, and publishes if asked to."""
+    config = composed.config
+    save_config(Path(settings.directory), {**config, "encoder": settings.encoder})
+    result = launch(settings)
+    version = None
+    if config["publish"]:
+        version = registry_of(config).publish(
+            result.model,
+            config["publish"],
+            aliases=config["alias"],
+            lineage=lineage_of(settings, result),
+        )
+    return Trained(
+        settings.name,
+        Path(result.directory),
+        Path(result.model),
+        result.metrics,
+        result.history,
+        result.resumed,
+        version,
+    )
+
+
+def save_config(directory: Path, config: Mapping[str, Any]) -> None:
+    """Writes the resolved configuration beside a run, without credentials in its URIs."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / CONFIG_FILE).write_text(_CREDENTIALS.sub("://", to_yaml(config)), encoding="utf-8")
+
+
+def lineage_of(settings: RunSettings, result: RunResult) -> dict[str, Any]:
+    """Returns what the card of a run's model says of its origin."""
+    manifest = Manifest.load(Path(settings.data))
+    return {
+        "run": {"name": settings.name, "science_digest": settings.science_digest()},
+        "parent": dict(settings.init.lineage) or None,
+        "data": {
+            "name": Path(settings.data).name,
+            "digest": manifest.data_digest,
+            "records": manifest.num_records,
+            "recipe": str(manifest.recipe.get("name", "")),
+            "source": str(manifest.source.get("uri", "")),
+            "licence": manifest.licence,
+            "citation": manifest.citation,
+            "split": to_dict(settings.split),
+        },
+        "metrics": {name: {"value": value} for name, value in result.metrics.items()},
+        "code": {"version": epitaxy.__version__},
+    }
+
+
+def _check_publication(config: dict[str, Any]) -> None:
+    """Finds a name that cannot be published before hours are spent on training."""
+    if isinstance(config["alias"], str):
+        config["alias"] = [config["alias"]]
+    if config["publish"]:
+        check_name(str(config["publish"]))
+        settable(config["alias"])
+        registry_of(config)
+    elif config["alias"]:
+        raise ConfigError("alias= is set, but publish=NAME is not: nothing would be published")
+
+
+def _has_budget(batch: Mapping[str, Any]) -> bool:
+    return batch["edges"] is not None or batch["atoms"] is not None
+
+
+def _source(composed: Composed) -> SourceModel | None:
+    named = composed.config["from"]
+    scratch = str(composed.config["finetune"].get("_target_", "")).endswith(".scratch.Scratch")
+    if named is None:
+        if not scratch:
+            raise ConfigError(
+                f"finetune={composed.choices['finetune']} needs a model to start from: give "
+                "from=NAME@ALIAS or from=FOLDER, or choose finetune=scratch"
+            )
+        return None
+    changed = sorted(key for key in composed.given if key.split(".")[0] == "encoder")
+    if changed:
+        raise ConfigError(
+            f"{changed[0]} cannot be set beside from=: the encoder is the one of {named}; leave "
+            "out one of the two (without from=, finetune=scratch trains any encoder)"
+        )
+    return find_model(str(named), composed.config, composed.config["trust"])
+
+
+def _init(strategy: Mapping[str, Any], source: SourceModel | None) -> InitSettings:
+    """Returns how to start; ``scratch`` takes the encoder of a source, but none of its weights."""
+    if source is None or str(strategy["_target_"]).endswith(".scratch.Scratch"):
+        return InitSettings(strategy=strategy)
+    lineage = {**source.identity, "strategy": strategy["_target_"]}
+    return InitSettings(str(source.folder), strategy, lineage)
+
+
+def plain_list(value: Any) -> list[Any]:
+    """Returns a list of one for a single value."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def absolute_all(paths: Any) -> list[str]:
+    """Returns one path or several, absolute."""
+    return [absolute(str(path)) for path in plain_list(paths)]

@@ -1,0 +1,109 @@
+"""Shards as LMDB files: one encoded record per key, the key being the row (8 bytes, big-endian).
+
+Handles open lazily in each process. LMDB refuses to open a file twice in one process, and a
+forked child inherits the parent's list of open files, so all readers share one table of
+environments per process, which a fork empties.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+
+import lmdb
+
+from epitaxy.errors import ShardError
+
+SUFFIX = ".lmdb"
+_INITIAL_BYTES = 1 << 24
+_TRANSACTION_RECORDS = 1024
+_MAX_OPEN = 64
+
+_lock = Lock()
+_open: OrderedDict[str, tuple[tuple[int, int], lmdb.Environment]] = OrderedDict()
+
+
+def write_shard(path: Path, first: int, blobs: Iterable[bytes]) -> int:
+    """Writes encoded records as rows ``first``, ``first + 1``, …; returns how many there were."""
+    environment = lmdb.open(
+        str(path), subdir=False, lock=False, sync=False, map_size=_INITIAL_BYTES
+    )
+    row = first
+    pending: list[bytes] = []
+    try:
+        for blob in blobs:
+            pending.append(blob)
+            if len(pending) == _TRANSACTION_RECORDS:
+                row = _put(environment, row, pending)
+                pending = []
+        row = _put(environment, row, pending)
+        environment.sync(True)
+    finally:
+        environment.close()
+    return row - first
+
+
+def read_shard(path: Path, rows: Sequence[int]) -> list[bytes]:
+    """Returns the encoded records of ``rows`` (numbered over the data set).
+
+    Raises:
+        ShardError: If the file cannot be read or lacks a row.
+    """
+    with _lock:
+        try:
+            with _environment(path).begin() as transaction:
+                found = [transaction.get(_key(row)) for row in rows]
+        except (lmdb.Error, OSError) as error:
+            raise ShardError(f"{path} is damaged: {error}; prepare the data set again") from error
+    for row, blob in zip(rows, found, strict=True):
+        if blob is None:
+            raise ShardError(f"{path} is damaged: row {row} is missing; prepare it again")
+    return found
+
+
+def _key(row: int) -> bytes:
+    return int(row).to_bytes(8, "big")
+
+
+def _put(environment: lmdb.Environment, row: int, blobs: list[bytes]) -> int:
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                for offset, blob in enumerate(blobs):
+                    transaction.put(_key(row + offset), blob, append=True)
+            return row + len(blobs)
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()["map_size"])
+
+
+def _environment(path: Path) -> lmdb.Environment:
+    name = os.path.realpath(path)
+    status = os.stat(name)
+    identity = (status.st_dev, status.st_ino)
+    if name in _open:
+        known, environment = _open[name]
+        if known == identity:
+            _open.move_to_end(name)
+            return environment
+        environment.close()  # the data set was prepared anew since
+        del _open[name]
+    environment = lmdb.open(name, subdir=False, readonly=True, lock=False, readahead=False)
+    _open[name] = (identity, environment)
+    if len(_open) > _MAX_OPEN:
+        _open.popitem(last=False)[1][1].close()
+    return environment
+
+
+def _forget() -> None:
+    """Runs in a forked child: lets go of what the parent had open, so that it can be reopened."""
+    global _lock
+    _lock = Lock()
+    for _, environment in _open.values():
+        environment.close()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,141 @@
+"""Leaves records out by stated rules, and counts what each rule took."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from epitaxy.data.splits import SAMPLE, Rows, rows_of_ids
+from epitaxy.errors import ConfigError, PlanError, closest
+
+LABEL_OF_LIMIT = {"max_force": "forces", "max_stress": "stress"}
+"""Which label's largest absolute component each limit looks at (eV/Å and eV/Å³)."""
+
+
+@dataclass(frozen=True)
+class Excluded:
+    """What one rule took: how many records, and the first of their ids."""
+
+    count: int
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Rows that passed every rule, and what was left out.
+
+    Attributes:
+        rows: Rows kept, in the order given.
+        num_excluded: Records left out; one that breaks two rules counts once here.
+        rules: Every rule that was applied, with what it took; one that took none is listed too.
+    """
+
+    rows: Rows
+    num_excluded: int
+    rules: Mapping[str, Excluded]
+
+    def report(self) -> dict[str, Any]:
+        """Returns the numbers as JSON-ready data."""
+        return {
+            "records": len(self.rows) + self.num_excluded,
+            "kept": len(self.rows),
+            "excluded": self.num_excluded,
+            "rules": {
+                name: {"excluded": taken.count, "ids": list(taken.ids)}
+                for name, taken in self.rules.items()
+            },
+        }
+
+
+def select_rows(
+    ids: np.ndarray,
+    rows: Rows,
+    *,
+    num_atoms: Int64[np.ndarray, " records"],
+    largest: Mapping[str, Float64[np.ndarray, " records"]],
+    max_atoms: int | None = None,
+    max_force: float | None = None,
+    max_stress: float | None = None,
+    exclude: Sequence[str] = (),
+) -> Selection:
+    """Returns which of ``rows`` stay. A value at a limit stays, and so does a missing label.
+
+    Args:
+        ids: Ids of the whole data set.
+        rows: Candidates.
+        num_atoms: Atoms of every record of the data set.
+        largest: Label to its largest absolute component in every record, NaN where missing.
+        max_atoms: Largest number of atoms.
+        max_force: Largest absolute force component, eV/Å.
+        max_stress: Largest absolute stress component, eV/Å³.
+        exclude: Ids to leave out.
+
+    Raises:
+        ConfigError: If a limit is not positive or concerns a label that the data set lacks.
+        PlanError: If ``exclude`` names an id that the data set lacks.
+    """
+    broken: dict[str, Bool[np.ndarray, " rows"]] = {}
+    if max_atoms is not None:
+        broken[f"num_atoms > {_positive('max_atoms', max_atoms)}"] = num_atoms[rows] > max_atoms
+    for name, limit in (("max_force", max_force), ("max_stress", max_stress)):
+        if limit is None:
+            continue
+        label = LABEL_OF_LIMIT[name]
+        if label not in largest:
+            raise ConfigError(
+                f"filter.{name} needs the label {label!r}, which the data set does not have; "
+                f"{closest(label, largest)}"
+            )
+        broken[f"|{label}| > {_positive(name, limit):g}"] = largest[label][rows] > limit
+    if exclude:
+        listed = rows_of_ids(ids, exclude, "the exclude list")
+        broken["exclude list"] = np.isin(rows, listed)
+    lost = np.zeros(len(rows), dtype=bool)
+    for mask in broken.values():
+        lost |= mask
+    rules = {name: _excluded(ids[rows[mask]]) for name, mask in broken.items()}
+    return Selection(rows[~lost], int(lost.sum()), rules)
+
+
+def read_exclude_list(file: Path) -> list[str]:
+    """Returns the ids of a text file, one per line; empty lines do not count.
+
+    Raises:
+        ConfigError: If the file cannot be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"exclude list {file} cannot be read: {error}") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def require_records(rows: Rows, split: str, selection: Selection) -> None:
+    """Refuses an empty split.
+
+    Raises:
+        PlanError: If ``rows`` is empty; the message tells which rule took how many.
+    """
+    if len(rows):
+        return
+    rules = sorted(selection.rules.items(), key=lambda item: item[1].count, reverse=True)
+    taken = ", ".join(f"{name}: {taken.count}" for name, taken in rules) or "no rule applied"
+    raise PlanError(
+        f"no record is left in the {split} split ({selection.num_excluded} excluded; {taken}); "
+        "relax filter.* or change split.*"
+    )
+
+
+def _positive(name: str, limit: float) -> float:
+    if not limit > 0:
+        raise ConfigError(f"filter.{name} must be positive, got {limit}")
+    return limit
+
+
+def _excluded(ids: np.ndarray) -> Excluded:
+    return Excluded(len(ids), tuple(str(name) for name in ids[:SAMPLE]))

@@ -1,0 +1,161 @@
+"""Arrays beside the shards: everything that plans, splits and statistics need of every record.
+
+They are ``.npy`` files read by memory map. Writing keeps them in memory: about 200 bytes per
+record plus its labels' statistics.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from epitaxy.graph.record import CrystalRecord, Label
+
+FOLDER = "sidecars"
+NEIGHBOR_RADII = (3.0, 4.0, 5.0, 6.0, 8.0)
+"""Å. Radii at which directed neighbours are counted."""
+
+_COUNT_BLOCK = 128
+
+
+class SidecarWriter:
+    """Collects the sidecar arrays of a data set, record by record."""
+
+    def __init__(self) -> None:
+        self._texts = {"ids": (bytearray(), array("q", [0])), "groups": (bytearray(), array("q", [0]))}
+        self._digests = bytearray()
+        self._num_atoms = array("q")
+        self._composition = (array("q", [0]), bytearray(), array("i"))
+        self._columns: dict[str, array[float]] = {}
+        self._uncounted: list[CrystalRecord] = []
+        self._neighbors: list[np.ndarray] = []
+
+    def add(self, record: CrystalRecord, digest: str) -> None:
+        """Adds ``record`` with the digest of its encoded bytes (hex)."""
+        for name, text in (("ids", record.id), ("groups", record.group)):
+            content, offsets = self._texts[name]
+            content += text.encode()
+            offsets.append(len(content))
+        self._digests += bytes.fromhex(digest)
+        elements, counts = np.unique(record.numbers, return_counts=True)
+        self._composition[0].append(self._composition[0][-1] + len(elements))
+        self._composition[1].extend(elements.tobytes())
+        self._composition[2].extend(counts.tolist())
+        for name, label in record.labels.items():
+            for statistic, value in _statistics(label).items():
+                self._column(f"{statistic}.{name}").append(value)
+        self._num_atoms.append(record.num_atoms)
+        self._uncounted.append(record)
+        if len(self._uncounted) >= _COUNT_BLOCK:
+            self._count_neighbors()
+
+    def write(self, folder: Path) -> None:
+        """Writes all arrays into ``folder``, which it creates."""
+        self._count_neighbors()
+        folder.mkdir()
+        arrays: dict[str, np.ndarray] = {
+            "digests": np.frombuffer(self._digests, np.uint8).reshape(-1, 16),
+            "num_atoms": _integers(self._num_atoms),
+            "neighbor_radii": np.array(NEIGHBOR_RADII),
+            "neighbors": np.concatenate(self._neighbors),
+            "composition_offsets": _integers(self._composition[0]),
+            "composition_elements": np.frombuffer(self._composition[1], np.uint8),
+            "composition_counts": np.array(self._composition[2], dtype=np.int32),
+        }
+        for name, (content, offsets) in self._texts.items():
+            arrays[name] = np.frombuffer(content, np.uint8)
+            arrays[f"{name}_offsets"] = _integers(offsets)
+        for name in self._columns:
+            arrays[name] = np.array(self._pad(name), dtype=np.float64)
+        for name, values in arrays.items():
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+    def _column(self, name: str) -> array[float]:
+        self._columns.setdefault(name, array("d"))
+        return self._pad(name)
+
+    def _pad(self, name: str) -> array[float]:
+        """Fills the rows of records that lacked the label with NaN."""
+        column = self._columns[name]
+        missing = len(self._num_atoms) - len(column)
+        column.extend([float("nan")] * missing)
+        return column
+
+    def _count_neighbors(self) -> None:
+        from epitaxy.graph.neighbors import count_neighbors  # compiles on first use
+
+        records, self._uncounted = self._uncounted, []
+        if not records:
+            return
+        sizes = [record.num_atoms for record in records]
+        counts = count_neighbors(
+            np.concatenate([record.positions for record in records]),
+            np.stack([record.cell for record in records]),
+            np.stack([record.pbc for record in records]),
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            NEIGHBOR_RADII,
+        )
+        self._neighbors.append(np.asarray(counts, dtype=np.int64))
+
+
+def _statistics(label: Label) -> Mapping[str, float]:
+    """Returns the value of a scalar label; of any other its root mean square and largest entry."""
+    if not label.per_atom and label.value.ndim == 0:
+        return {"scalar": float(label.value)}
+    value = label.value.astype(np.float64)
+    return {
+        "root_mean_square": float(np.sqrt(np.mean(value**2))),
+        "largest": float(np.abs(value).max()),
+    }
+
+
+def _integers(values: array[int]) -> Int64[np.ndarray, " values"]:
+    return np.array(values, dtype=np.int64)
+
+
+def texts(content: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Returns the strings that were stored as UTF-8 bytes and offsets, as a numpy string array."""
+    buffer, ends = content.tobytes(), offsets.tolist()
+    strings = [
+        buffer[start:end].decode() for start, end in zip(ends[:-1], ends[1:], strict=True)
+    ]
+    return np.array(strings, dtype=np.str_)
+
+
+def composition(
+    load: Callable[[str], np.ndarray], rows: np.ndarray
+) -> Int64[np.ndarray, "records 119"]:
+    """Returns element counts of ``rows``; ``load`` gives a sidecar array by name."""
+    offsets = load("composition_offsets")
+    starts, lengths = offsets[rows], offsets[np.add(rows, 1)] - offsets[rows]
+    table = np.zeros((len(rows), 119), dtype=np.int64)
+    index = np.repeat(starts - np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths)
+    index = (index + np.arange(len(index))).astype(np.int64)
+    line = np.repeat(np.arange(len(rows)), lengths)
+    table[line, load("composition_elements")[index]] = load("composition_counts")[index]
+    return table
+
+
+def interpolate_neighbors(
+    radii: Float64[np.ndarray, " radii"], counts: Int64[np.ndarray, "records radii"], cutoff: float
+) -> Int64[np.ndarray, " records"]:
+    """Returns directed neighbours within ``cutoff``: exact at a stored radius, else estimated.
+
+    Between radii the count is linear in the sphere's volume; beyond the last it grows with it.
+    """
+    exact = np.flatnonzero(radii == cutoff)
+    if len(exact):
+        return counts[:, exact[0]].astype(np.int64)
+    volumes = np.concatenate([[0.0], radii**3])
+    columns = np.concatenate([np.zeros((len(counts), 1)), counts], axis=1)
+    if cutoff > radii[-1]:
+        estimate = columns[:, -1] * (cutoff**3 / volumes[-1])
+    else:
+        upper = int(np.searchsorted(volumes, cutoff**3))
+        share = (cutoff**3 - volumes[upper - 1]) / (volumes[upper] - volumes[upper - 1])
+        estimate = columns[:, upper - 1] * (1 - share) + columns[:, upper] * share
+    return np.rint(estimate).astype(np.int64)

@@ -1,0 +1,314 @@
+"""Alloys under the effective medium theory (EMT) potential, generated on the spot with ASE.
+
+Two sources share one universe of binary and ternary alloys of Al, Ni, Cu, Pd, Ag, Pt and Au:
+``EmtTrajectories`` (energies, forces and stresses along relaxations and short molecular
+dynamics of distorted, strained cells) and ``EmtBulkModulus`` (relaxed cells with the bulk
+modulus of their equation of state). A reduced formula belongs to one of them, by a hash of its
+name, so no material of one source ever occurs in the other.
+
+Source of the potential: K. W. Jacobsen, P. Stoltze, J. K. Nørskov, Surf. Sci. 366, 394 (1996),
+as implemented by ``ase.calculators.emt`` (energy relative to the pure fcc metals).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Self, TypeVar
+from urllib.parse import parse_qsl, urlsplit
+
+import numpy as np
+from ase import Atoms, units
+from ase.build import bulk
+from ase.calculators.emt import EMT
+from ase.data import reference_states
+from ase.filters import UnitCellFilter
+from ase.formula import Formula
+from ase.md.verlet import VelocityVerlet
+from ase.optimize import BFGS, FIRE
+from numpy.polynomial import Polynomial
+
+from epitaxy.errors import SourceError, closest
+from epitaxy.graph.record import CrystalRecord, Label
+from epitaxy.units import ENERGY, FORCE, GPA_PER_EV_A3, STRESS
+
+ELEMENTS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
+SCHEME = "EMT"
+Role = Literal["trajectories", "bulk_modulus"]
+
+ORDERED = ("L1_0", "B2", "L1_2", "D0_3", "D0_19", "L2_1")
+RANDOM_CELLS = (
+    ("fcc", (2, 1, 1)),
+    ("fcc", (2, 2, 1)),
+    ("bcc", (2, 2, 1)),
+    ("hcp", (2, 2, 1)),
+    ("hcp", (3, 2, 1)),
+)
+"""Lattice and repeats of its conventional cell (fcc 4, bcc 2, hcp 2 atoms): 8 to 16 atoms."""
+ORDERED_SHARE = 0.3
+TIME_STEP_FS = 5.0
+RECORD_EVERY = 3
+"""Time step of the dynamics in fs, and steps (of dynamics and of relaxation) between frames."""
+
+
+@dataclass(frozen=True)
+class Alloy:
+    """One material of the universe: its reduced ``formula`` and an undistorted cell."""
+
+    formula: str
+    prototype: str
+    atoms: Atoms
+
+    @property
+    def name(self) -> str:
+        """Formula and prototype, e.g. ``AuCu3-L1_2``."""
+        return f"{self.formula}-{self.prototype}"
+
+
+def draw_alloys(count: int, seed: int, role: Role) -> Iterator[Alloy]:
+    """Yields ``count`` alloys of ``role`` with different reduced formulas, the same for one seed.
+
+    Raises:
+        SourceError: If the universe holds fewer formulas than asked for.
+    """
+    rng = np.random.default_rng([seed, 0 if role == "trajectories" else 1])
+    seen: set[str] = set()
+    for _ in range(50 * count + 1000):
+        if len(seen) == count:
+            return
+        alloy = _draw_alloy(rng)
+        if role_of(alloy.formula) == role and alloy.formula not in seen:
+            seen.add(alloy.formula)
+            yield alloy
+    raise SourceError(f"emt: only {len(seen)} of {count} alloys could be drawn; ask for fewer")
+
+
+def role_of(formula: str) -> Role:
+    """Returns the source that may hold ``formula``, from a hash of its name."""
+    odd = hashlib.blake2b(formula.encode(), digest_size=1).digest()[0] & 1
+    return "bulk_modulus" if odd else "trajectories"
+
+
+def _draw_alloy(rng: np.random.Generator) -> Alloy:
+    if rng.random() < ORDERED_SHARE:
+        prototype = ORDERED[rng.integers(len(ORDERED))]
+        atoms = ordered_cell(prototype, [str(s) for s in rng.permutation(ELEMENTS)[:3]])
+    else:
+        lattice, repeats = RANDOM_CELLS[rng.integers(len(RANDOM_CELLS))]
+        prototype = lattice
+        atoms = _random_cell(lattice, repeats, rng)
+    return Alloy(reduced_formula(atoms), prototype, atoms)
+
+
+def reduced_formula(atoms: Atoms) -> str:
+    """Returns the reduced formula in alphabetical order, e.g. ``AuCu3``."""
+    return str(Formula(atoms.get_chemical_formula()).reduce()[0].format("metal"))
+
+
+def ordered_cell(prototype: str, symbols: list[str]) -> Atoms:
+    """Returns an ordered alloy of up to three elements at the mean atomic volume (Zen's law)."""
+    a, b, c = symbols
+    match prototype:
+        case "L1_0":
+            atoms = _lattice("fcc", (1, 1, 1), [a, b, b, a])
+        case "L1_2":
+            atoms = _lattice("fcc", (1, 1, 1), [b, a, a, a])
+        case "B2":
+            atoms = _lattice("bcc", (1, 1, 1), [a, b])
+        case "D0_3" | "L2_1":
+            # bcc supercell with the primitive fcc cell: sites at 0, ¼, ½ and ¾ of its diagonal.
+            cell = bulk("Cu", "fcc", a=1.0).cell.array
+            sites = np.arange(4)[:, None] / 4 * np.ones(3)
+            third = c if prototype == "L2_1" else a
+            atoms = Atoms([b, a, third, a], cell=cell, scaled_positions=sites, pbc=True)
+        case "D0_19":
+            atoms = _lattice("hcp", (2, 2, 1), [a] * 8)
+            # One minority atom per close-packed layer, none of them neighbours.
+            atoms.symbols[[0, _farthest(atoms, 0)]] = b
+        case _:
+            raise SourceError(f"emt: unknown prototype {prototype!r}; {closest(prototype, ORDERED)}")
+    return _at_mean_volume(atoms)
+
+
+def _random_cell(lattice: str, repeats: tuple[int, int, int], rng: np.random.Generator) -> Atoms:
+    atoms = _lattice(lattice, repeats, None)
+    species = rng.permutation(ELEMENTS)[: rng.integers(2, 4)]
+    # Every chosen element occurs; the rest is drawn with random weights, so all stoichiometries
+    # are about equally likely instead of the equimolar ones.
+    weights = rng.dirichlet(np.ones(len(species)))
+    rest = rng.choice(species, size=len(atoms) - len(species), p=weights)
+    atoms.symbols[:] = rng.permutation(np.concatenate([species, rest]))
+    return _at_mean_volume(atoms)
+
+
+def _lattice(lattice: str, repeats: tuple[int, int, int], symbols: list[str] | None) -> Atoms:
+    atoms = bulk("Cu", lattice, a=1.0, **({} if lattice == "hcp" else {"cubic": True}))
+    atoms = atoms.repeat(repeats)
+    if symbols is not None:
+        atoms.symbols[:] = symbols
+    return atoms
+
+
+def _farthest(atoms: Atoms, index: int) -> int:
+    return int(np.argmax(atoms.get_distances(index, range(len(atoms)), mic=True)))
+
+
+def _at_mean_volume(atoms: Atoms) -> Atoms:
+    volume = sum(reference_states[z]["a"] ** 3 / 4 for z in atoms.numbers)
+    scale = (volume / atoms.get_volume()) ** (1 / 3)
+    atoms.set_cell(atoms.cell.array * scale, scale_atoms=True)
+    return atoms
+
+
+SourceType = TypeVar("SourceType")
+
+
+def _with_query(source: SourceType, uri: str) -> SourceType:
+    """Returns ``source`` with the whole numbers of a query such as ``emt://?alloys=10``."""
+    changes = {}
+    for key, text in parse_qsl(urlsplit(uri).query):
+        if not hasattr(source, key):
+            raise SourceError(f"{uri}: unknown argument {key!r}; {closest(key, vars(source))}")
+        if not text.isdecimal():
+            raise SourceError(f"{uri}: {key} must be a whole number, got {text!r}")
+        changes[key] = int(text)
+    return replace(source, **changes)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class EmtTrajectories:
+    """Non-equilibrium frames: one relaxation and one run of dynamics per alloy.
+
+    Both start from a cell with random strain (volume ±15 %, shear ±4 %) and displaced atoms;
+    the relaxation (FIRE, cell and positions) is sampled every second step, the dynamics (velocity
+    Verlet, 4 fs, 300 to 1500 K at the start) every fifth. Labels: ``energy`` (eV), ``forces``
+    (eV/Å) and ``stress`` (eV/Å³, tension positive, ASE's own sign).
+
+    Attributes:
+        alloys: Number of alloys; each is one group.
+        frames: Frames per alloy, half from each run.
+        seed: Of every random choice.
+    """
+
+    alloys: int = 160
+    frames: int = 16
+    seed: int = 0
+
+    def read(self, uri: str = "emt://") -> Iterator[CrystalRecord]:
+        """Yields the frames; a query such as ``emt://?alloys=10&seed=1`` overrides arguments."""
+        source = _with_query(self, uri)
+        for index, alloy in enumerate(draw_alloys(source.alloys, source.seed, "trajectories")):
+            rng = np.random.default_rng([source.seed, 2, index])
+            half = source.frames // 2
+            yield from _relaxation(alloy, source.frames - half, rng)
+            yield from _dynamics(alloy, half, rng)
+
+
+def distort(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """Returns a strained copy with displaced atoms, driven by ``rng``."""
+    atoms = atoms.copy()
+    strain = rng.normal(0, 0.02, (3, 3))
+    strain = np.eye(3) * (1 + rng.uniform(-0.05, 0.05)) + (strain + strain.T) / 2
+    atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+    atoms.positions += rng.normal(0, rng.uniform(0.02, 0.12), atoms.positions.shape)
+    atoms.calc = EMT()
+    return atoms
+
+
+def _relaxation(alloy: Alloy, frames: int, rng: np.random.Generator) -> Iterator[CrystalRecord]:
+    atoms = distort(alloy.atoms, rng)
+    optimizer = FIRE(UnitCellFilter(atoms), logfile=None)
+    for frame in range(frames):
+        yield _frame(alloy, "relax", frame, atoms)
+        if optimizer.run(fmax=0.01, steps=2):
+            return
+
+
+def _dynamics(alloy: Alloy, frames: int, rng: np.random.Generator) -> Iterator[CrystalRecord]:
+    atoms = distort(alloy.atoms, rng)
+    thermal_energy = units.kB * rng.uniform(300, 1500)
+    spread = np.sqrt(atoms.get_masses()[:, None] * thermal_energy)
+    atoms.set_momenta(spread * rng.normal(size=atoms.positions.shape))
+    dynamics = VelocityVerlet(atoms, timestep=TIME_STEP_FS * units.fs)
+    for frame in range(frames):
+        dynamics.run(RECORD_EVERY)
+        yield _frame(alloy, "md", frame, atoms)
+
+
+def _frame(alloy: Alloy, run: str, frame: int, atoms: Atoms) -> CrystalRecord:
+    labels = {
+        "energy": Label(atoms.get_potential_energy(), ENERGY, SCHEME),
+        "forces": Label(atoms.get_forces(), FORCE, SCHEME, per_atom=True),
+        "stress": Label(atoms.get_stress(voigt=False), STRESS, SCHEME),
+    }
+    return _record(f"{alloy.name}-{run}-{frame:03d}", alloy, atoms, labels)
+
+
+def _record(name: str, alloy: Alloy, atoms: Atoms, labels: dict[str, Label]) -> CrystalRecord:
+    return CrystalRecord(
+        id=name,
+        numbers=atoms.numbers.astype(np.uint8),
+        positions=atoms.positions,
+        cell=atoms.cell.array,
+        labels=labels,
+        group=alloy.formula,
+    )
+
+
+@dataclass(frozen=True)
+class EmtBulkModulus:
+    """Relaxed alloys with ``bulk_modulus`` (GPa) from their EMT equation of state.
+
+    Attributes:
+        alloys: Number of alloys, each its own group.
+        seed: Of every random choice.
+    """
+
+    alloys: int = 300
+    seed: int = 0
+
+    def read(self, uri: str = "emt://") -> Iterator[CrystalRecord]:
+        """Yields relaxed cells; a query such as ``emt://?alloys=10`` overrides arguments."""
+        source = _with_query(self, uri)
+        for alloy in draw_alloys(source.alloys, source.seed, "bulk_modulus"):
+            atoms = alloy.atoms.copy()
+            atoms.calc = EMT()
+            BFGS(UnitCellFilter(atoms), logfile=None).run(fmax=0.01, steps=300)
+            label = Label(np.asarray(bulk_modulus(atoms)), "GPa", SCHEME)
+            yield _record(alloy.name, alloy, atoms, {"bulk_modulus": label})
+
+
+def bulk_modulus(atoms: Atoms, span: float = 0.02, points: int = 7) -> float:
+    """Returns V d²E/dV² at the minimum of E(V), in GPa.
+
+    The cell is scaled by up to ±``span`` in length at fixed shape and fixed fractional
+    coordinates, and E is fitted by a cubic in V^(-2/3), which is the third-order
+    Birch-Murnaghan equation of state (F. Birch, Phys. Rev. 71, 809 (1947)).
+
+    Raises:
+        SourceError: If E(V) has no minimum inside the scanned volumes.
+    """
+    scales = 1 + np.linspace(-span, span, points)
+    cell = atoms.cell.array
+    trial = atoms.copy()
+    trial.calc = atoms.calc
+    volumes, energies = np.empty(points), np.empty(points)
+    for i, scale in enumerate(scales):
+        trial.set_cell(cell * scale, scale_atoms=True)
+        volumes[i], energies[i] = trial.get_volume(), trial.get_potential_energy()
+    fit = Polynomial.fit(volumes ** (-2 / 3), energies, 3)
+    first, second = fit.deriv(1), fit.deriv(2)
+    roots = first.roots()
+    minima = [
+        x.real
+        for x in roots
+        if abs(x.imag) < 1e-9 and second(x.real) > 0 and fit.domain[0] < x.real < fit.domain[1]
+    ]
+    if len(minima) != 1:
+        formula = atoms.get_chemical_formula()
+        raise SourceError(f"emt: E(V) of {formula} has no minimum within ±{span:.0%} in length")
+    x = minima[0]
+    # dE/dV = 0 leaves d²E/dV² = E''(x) (dx/dV)² with dx/dV = -2/3 V^(-5/3) and V = x^(-3/2).
+    curvature = second(x) * (2 / 3 * x ** (5 / 2)) ** 2
+    return float(curvature * x ** (-3 / 2) * GPA_PER_EV_A3)

@@ -1,0 +1,117 @@
+"""A folder that appears complete or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from epitaxy.data.manifest import FILE_NAME
+from epitaxy.data.sidecars import FOLDER as SIDECARS
+from epitaxy.errors import ConfigError
+
+
+@contextmanager
+def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Gives an empty temporary folder beside ``out`` and renames it to ``out`` on success.
+
+    Everything is on disk before the rename. A lock beside ``out`` keeps two writers apart; a killed
+    writer's lock is released by the system, and the next one removes what it left behind.
+
+    Args:
+        out: Folder to make.
+        overwrite: Whether an existing data set may be replaced.
+
+    Raises:
+        ConfigError: If ``out`` exists, or another process is writing it now.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _locked(out):
+        _recover(out)
+        _check_free(out, overwrite)
+        folder = _beside(out, f"tmp-{os.getpid()}")
+        folder.mkdir()
+        try:
+            yield folder
+            _sync(folder)
+            _move(folder, out)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _beside(out: Path, ending: str) -> Path:
+    return out.parent / f".{out.name}.{ending}"
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    path = _beside(out, "lock")
+    descriptor = _lock_file(path)
+    while descriptor is None:
+        descriptor = _lock_file(path)
+    try:
+        yield
+    finally:
+        path.unlink()
+        os.close(descriptor)
+
+
+def _lock_file(path: Path) -> int | None:
+    """Returns a descriptor that holds the lock; ``None`` if the last holder has just left."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"another process holds {path}: it is writing this data set now; wait for it or "
+            "choose another folder"
+        ) from error
+    if os.fstat(descriptor).st_nlink == 0:  # removed between our opening and our locking it
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _recover(out: Path) -> None:
+    """Removes what killed writers left; puts an old data set back that was being replaced."""
+    old = _beside(out, "old")
+    if old.exists() and not out.exists():
+        old.rename(out)
+    leftovers = [path for path in out.parent.iterdir() if path.name.startswith(f".{out.name}.tmp-")]
+    for path in (*leftovers, old):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise ConfigError(f"{out} exists already; choose another folder, or say overwrite=true")
+    if not ((out / FILE_NAME).is_file() and (out / SIDECARS).is_dir()):
+        raise ConfigError(f"{out} is no prepared data set, so overwrite=true does not replace it")
+
+
+def _sync(folder: Path) -> None:
+    for path in (folder, *folder.rglob("*")):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _move(folder: Path, out: Path) -> None:
+    old = _beside(out, "old")
+    if out.exists():
+        out.rename(old)
+    folder.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+    descriptor = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

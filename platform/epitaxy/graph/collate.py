@@ -1,0 +1,97 @@
+"""Records to a batch: buffers are concatenated, graphs built straight into the batch's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from epitaxy.errors import RecordError
+from epitaxy.graph.batch import CrystalBatch, Graph
+from epitaxy.graph.neighbors import build_edges
+from epitaxy.graph.record import CrystalRecord, LabelField
+from epitaxy.graph.spec import GraphSpec
+
+
+def collate(
+    records: Sequence[CrystalRecord],
+    specs: Sequence[GraphSpec],
+    fields: Sequence[LabelField] = (),
+    dtype: torch.dtype = torch.float32,
+) -> CrystalBatch:
+    """Returns one batch of ``records`` with a graph for each of ``specs``.
+
+    Graphs are built from the records' fp64 coordinates, whatever ``dtype`` is. No records give an
+    empty batch that every module accepts.
+
+    Args:
+        records: Crystals, in the order they get in the batch.
+        specs: Graphs to build.
+        fields: Labels to bring along. One that a record lacks is 0 there, with mask ``False``.
+        dtype: Of positions, cell and labels.
+
+    Raises:
+        RecordError: If a label has another shape or unit than its field says, or a cell is too
+            small to search.
+    """
+    ids = tuple(record.id for record in records)
+    sizes = np.array([record.num_atoms for record in records], dtype=np.int64)
+    atom_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+    positions = _joined([record.positions for record in records], (0, 3), np.float64)
+    cells = _joined([record.cell[None] for record in records], (0, 3, 3), np.float64)
+    pbc = _joined([record.pbc[None] for record in records], (0, 3), np.bool_)
+    numbers = _joined([record.numbers for record in records], (0,), np.uint8)
+    graphs = {}
+    for spec in dict.fromkeys(specs):
+        edges = build_edges(spec, positions, cells, pbc, atom_offsets, names=ids)
+        graphs[spec] = Graph(
+            torch.from_numpy(edges.source),
+            torch.from_numpy(edges.target),
+            torch.from_numpy(edges.shifts),
+            None if edges.padded is None else torch.from_numpy(edges.padded),
+        )
+    columns = {field.name: _column(records, field, atom_offsets, dtype) for field in fields}
+    return CrystalBatch(
+        ids=ids,
+        numbers=torch.from_numpy(numbers.astype(np.int64)),
+        positions=torch.from_numpy(positions).to(dtype),
+        cell=torch.from_numpy(cells).to(dtype),
+        graph_index=torch.from_numpy(np.repeat(np.arange(len(records)), sizes)),
+        num_atoms=torch.from_numpy(sizes),
+        labels={name: values for name, (values, _) in columns.items()},
+        masks={name: mask for name, (_, mask) in columns.items()},
+        graphs=graphs,
+    )
+
+
+def _joined(
+    arrays: Sequence[np.ndarray], empty: tuple[int, ...], dtype: type[np.generic]
+) -> np.ndarray:
+    return np.concatenate(arrays, dtype=dtype) if arrays else np.zeros(empty, dtype)
+
+
+def _column(
+    records: Sequence[CrystalRecord],
+    field: LabelField,
+    atom_offsets: np.ndarray,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Returns the values and the mask of one label over the batch."""
+    rows = int(atom_offsets[-1]) if field.per_atom else len(records)
+    values = np.zeros((rows, *field.shape), np.float64)
+    mask = np.zeros(rows, bool)
+    for index, record in enumerate(records):
+        label = record.labels.get(field.name)
+        if label is None:
+            continue
+        if label.field(field.name) != field:
+            raise RecordError(
+                f"record {record.id!r}: label {field.name!r} is {label.field(field.name)}, "
+                f"the data set says {field}"
+            )
+        place = slice(*atom_offsets[index : index + 2]) if field.per_atom else index
+        values[place] = label.value
+        mask[place] = True
+    return torch.from_numpy(values).to(dtype), torch.from_numpy(mask)

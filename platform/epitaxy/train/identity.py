@@ -1,0 +1,181 @@
+"""The run folder on the driver: what a run is (``run.json``), who uses it, what came out of it."""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import epitaxy
+from epitaxy.data.dataset import Dataset
+from epitaxy.errors import CheckpointError, ConfigError, PlanError
+from epitaxy.train.folders import read_json, write_json
+from epitaxy.train.metrics import metric_units
+from epitaxy.train.needs import check_needs
+from epitaxy.train.parts import build_parts
+from epitaxy.train.settings import RunSettings, to_dict
+from epitaxy.train.worker import plans_of
+
+RUN = "run.json"
+LOCK = ".lock"
+FORMAT = 1
+LIBRARIES = ("numpy", "numba", "ray", "safetensors", "torch")
+"""Whose versions a run remembers."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a run is, as ``run.json`` stores it.
+
+    Attributes:
+        contents: Everything in ``run.json``.
+        total_records: Records of all epochs together.
+        resumed: Whether the folder held this run already.
+    """
+
+    contents: Mapping[str, Any]
+    total_records: int
+    resumed: bool
+
+    def worker_config(self, settings: RunSettings, *, in_ray: bool) -> dict[str, Any]:
+        """Returns what ``train_worker`` needs, as plain data."""
+        contents = self.contents
+        return {
+            "settings": to_dict(settings),
+            "plan": contents["plan"],
+            "extra": {
+                "name": settings.name,
+                "statistics": contents["statistics"],
+                "fields": contents["fields"],
+                "data": contents["data"],
+                "split": to_dict(settings.split),
+                "lineage": dict(settings.init.lineage),
+                "epitaxy": epitaxy.__version__,
+            },
+            "identity": {
+                "plan": contents["plan"],
+                "plan_digest": contents["plan_digest"],
+                "science_digest": contents["science_digest"],
+            },
+            "ray": in_ray,
+        }
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keeps other processes out of a run folder; the lock dies with its holder.
+
+    Raises:
+        ConfigError: If another process has it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with (run_dir / LOCK).open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"{run_dir} is in use by another process; wait for it, or choose another run.name"
+            ) from error
+        yield
+
+
+def identify(settings: RunSettings) -> Identity:
+    """Checks the settings against data, parts and an earlier start, and writes ``run.json``.
+
+    Raises:
+        NeedsError: If data, encoder and objective do not fit together.
+        ConfigError: If a setting is wrong, or differs from those the run was started with.
+        PlanError: If the data is not that the run was started with.
+    """
+    run_dir = Path(settings.directory)
+    stored = read_json(run_dir / RUN) if (run_dir / RUN).is_file() else None
+    dataset = Dataset.open(settings.data)
+    if stored is not None:
+        check_same_run(stored, settings, dataset)
+    parts = build_parts(settings)
+    encoder, objective = parts.model.encoder, parts.objective
+    check_needs(settings, dataset.fields, encoder, objective, parts.report)
+    plans, report = plans_of(settings, dataset, encoder.spec)
+    plan = plans["train"]
+    if not plans["val"].num_records and settings.loop.select == "best":
+        raise ConfigError(
+            "loop.select=best needs a validation split, which is empty; change split.*, or set "
+            "loop.select=last"
+        )
+    if stored is not None:
+        plan.check(stored["plan"])
+        objective.adopt(stored["statistics"])
+        contents = {**stored, "settings": to_dict(settings)}
+    else:
+        rows = plan.rows
+        contents = {
+            "format": FORMAT,
+            "name": settings.name,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "versions": _versions(),
+            "settings": to_dict(settings),
+            "science": settings.science(),
+            "science_digest": settings.science_digest(),
+            "plan": plan.description,
+            "plan_digest": plan.digest,
+            "statistics": objective.fit(dataset.label_table(rows)),
+            "data": {"path": str(dataset.path), "digest": dataset.data_digest},
+            "records": report,
+            "fields": {name: field.unit for name, field in dataset.fields.items()},
+            "units": metric_units(objective.units),
+            "strategy": parts.report.to_json(),
+        }
+    write_json(run_dir / RUN, contents)
+    return Identity(contents, plan.num_records * settings.loop.epochs, stored is not None)
+
+
+def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Dataset) -> None:
+    """Refuses to continue a run with other science or other data.
+
+    Raises:
+        CheckpointError: If a newer version started the run.
+        ConfigError: Naming every setting that differs, with both values.
+        PlanError: If the data differs.
+    """
+    if stored.get("format", 0) > FORMAT:
+        raise CheckpointError(f"the run {settings.name!r} was started by a newer epitaxy: update")
+    if stored["science_digest"] != settings.science_digest():
+        then, now = _flat(stored["science"]), _flat(settings.science())
+        changes = "; ".join(
+            f"{name} was {then.get(name, 'absent')!r}, is {now.get(name, 'absent')!r}"
+            for name in sorted(then | now)
+            if then.get(name, "absent") != now.get(name, "absent")
+        )
+        raise ConfigError(
+            f"the run {settings.name!r} in {settings.directory} was started with other settings: "
+            f"{changes}. Restore them to resume it, or choose another run.name"
+        )
+    if stored["data"]["digest"] != dataset.data_digest:
+        raise PlanError(
+            f"the run {settings.name!r} was started on data {stored['data']['digest'][:16]} from "
+            f"{stored['data']['path']}; {dataset.path} holds {dataset.data_digest[:16]}. Give the "
+            "same data to resume it, or choose another run.name"
+        )
+
+
+def _versions() -> dict[str, str]:
+    versions = {"epitaxy": epitaxy.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        parts = [_flat(item, f"{name}.{key}" if name else str(key)) for key, item in value.items()]
+        return {key: item for part in parts for key, item in part.items()}
+    return {name: value}

@@ -1,0 +1,261 @@
+"""What every training process runs, whether in the driver or in a Ray Train worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from epitaxy.data.dataset import Dataset
+from epitaxy.data.partition import make_plans
+from epitaxy.data.plan import Cursor, Plan
+from epitaxy.data.stream import direct_shares, prefetch, ray_shares
+from epitaxy.errors import ConfigError, EpitaxyError
+from epitaxy.graph.spec import GraphSpec
+from epitaxy.train import checkpoint, collective
+from epitaxy.train.assemble import Assembler
+from epitaxy.train.checkpoint import RunState
+from epitaxy.train.ema import Ema
+from epitaxy.train.folders import write_json
+from epitaxy.train.logs import ConsumptionLog, MetricsLog, next_attempt
+from epitaxy.train.loop import Loop, PreparedStep
+from epitaxy.train.parts import DTYPES, Parts, build_parts, make_optimizer, set_training
+from epitaxy.train.recorder import RunRecorder
+from epitaxy.train.settings import ComputeSettings, RunSettings, from_dict, to_dict
+from epitaxy.train.step import Stepper
+from epitaxy.train.validate import validate
+
+ERROR = "error.json"
+"""Where rank 0 leaves an error for the driver, which raises it again in its own words."""
+
+T = TypeVar("T")
+
+
+def train_worker(config: Mapping[str, Any]) -> None:
+    """Trains from the latest checkpoint to the end; every process of a run calls it.
+
+    Args:
+        config: ``settings`` (as a dictionary), ``plan`` (description), ``extra`` (statistics,
+            fields and data, for ``model.json``), ``identity`` (for checkpoints), and ``ray``
+            (whether this is a Ray Train worker).
+
+    Raises:
+        EpitaxyError: In the driver's own process. A Ray worker writes ``error.json`` and returns,
+            since the error would be the same in every attempt.
+    """
+    settings: RunSettings = from_dict(RunSettings, config["settings"])
+    try:
+        session = _together(lambda: _open(settings, config))
+        _train(session)
+    except EpitaxyError as error:
+        if not config["ray"]:
+            raise
+        if collective.rank() == 0:
+            content = {"type": type(error).__name__, "message": str(error)}
+            write_json(Path(settings.directory) / ERROR, content)
+    collective.barrier()
+
+
+@dataclass(frozen=True)
+class _Session:
+    """Everything one process trains with."""
+
+    settings: RunSettings
+    dataset: Dataset
+    plans: Mapping[str, Plan]
+    parts: Parts
+    assembler: Assembler
+    optimizer: torch.optim.Optimizer
+    ema: Ema | None
+    device: torch.device
+    recorder: RunRecorder
+
+
+def plans_of(
+    settings: RunSettings, dataset: Dataset, spec: GraphSpec
+) -> tuple[dict[str, Plan], dict[str, Any]]:
+    """Returns the plans of a run by split, and the report on what they hold and leave out."""
+    return make_plans(
+        dataset,
+        split=to_dict(settings.split),
+        filter=to_dict(settings.filter),
+        batch=to_dict(settings.batch),
+        spec=spec,
+        seed=settings.seed,
+    )
+
+
+def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
+    device = _prepare_process(settings.compute, in_ray=config["ray"])
+    dataset = Dataset.open(settings.data)
+    parts = build_parts(settings)
+    encoder, objective = parts.model.encoder, parts.objective
+    objective.adopt(config["extra"]["statistics"])
+    parts.model.to(device)
+    plans, _ = plans_of(settings, dataset, encoder.spec)
+    plans["train"].check(config["plan"])
+    optimizer = make_optimizer(parts.model, parts.report, settings.optimizer)
+    ema = Ema(parts.model, settings.loop.ema_decay) if settings.loop.ema_decay else None
+    assembler = Assembler(
+        objective,
+        tuple(dict.fromkeys((encoder.spec, *objective.specs))),
+        tuple(dataset.fields[name] for name in objective.labels),
+        DTYPES[settings.loop.precision],
+        settings.seed,
+        example=dataset.record(int(plans["train"].step_rows(0, 0)[0])),
+        pin=device.type == "cuda",
+    )
+    report = _ray_report if config["ray"] else None
+    recorder = RunRecorder(
+        settings, parts, optimizer, ema, config["extra"], config["identity"], report
+    )
+    return _Session(
+        settings, dataset, plans, parts, assembler, optimizer, ema, device, recorder
+    )  # fmt: skip
+
+
+def _train(session: _Session) -> None:
+    settings, recorder, parts = session.settings, session.recorder, session.parts
+    state = _resume(session)
+    stepper = Stepper(
+        parts.model,
+        parts.objective,
+        session.optimizer,
+        settings.loop.clip_norm,
+        session.ema,
+        session.device,
+    )
+    loop = Loop(
+        stepper,
+        session.plans["train"],
+        settings,
+        recorder,
+        validate=(lambda: _validate(session)) if session.plans["val"].num_records else None,
+        set_training=lambda: set_training(parts.model, parts.report),
+    )
+    steps = _steps(session, Cursor(state.epoch, state.step))
+    try:
+        state = loop.run(state, steps)
+    finally:
+        steps.close()
+        recorder.close()
+    recorder.finish(state)
+
+
+def _resume(session: _Session) -> RunState:
+    """Returns where the run stands, the same on every rank, with everything loaded."""
+    run_dir, recorder = session.recorder.run_dir, session.recorder
+    rank, world = collective.rank(), collective.world_size()
+    folder = collective.broadcast(
+        _together(lambda: checkpoint.latest(run_dir) if rank == 0 else None)
+    )
+    model = session.parts.model
+    if folder is None:
+        state = RunState()
+        collective.broadcast_tensors(model.state_dict().values())
+    else:
+        state = _together(
+            lambda: checkpoint.load_checkpoint(folder, model, session.optimizer, session.ema)
+        )
+    state = collective.broadcast(
+        _together(lambda: _continue_files(recorder, state, folder) if rank == 0 else None)
+    )
+    if session.settings.loop.log_consumption:
+        attempt = collective.broadcast(next_attempt(run_dir) if rank == 0 else None)
+        cursor = Cursor(state.epoch, state.step)
+        recorder.consumption = ConsumptionLog(run_dir, attempt, rank, world, cursor)
+    return state
+
+
+def _continue_files(recorder: RunRecorder, state: RunState, folder: Path | None) -> RunState:
+    """Removes what was undone or left half-written, and opens the metrics for appending."""
+    checkpoint.tidy(recorder.run_dir, folder)
+    recorder.metrics_log = MetricsLog(recorder.run_dir, state.steps)
+    return recorder.reconcile_best(state)
+
+
+def _steps(session: _Session, cursor: Cursor) -> Any:
+    """Returns a generator of this rank's prepared steps, made ahead by a thread."""
+    compute = session.settings.compute
+    by_ray = compute.stream == "ray" and compute.backend == "ray"
+    shares = (ray_shares if by_ray else direct_shares)(
+        session.plans["train"],
+        session.dataset,
+        rank=collective.rank(),
+        world=collective.world_size(),
+        micro_batches=session.settings.batch.micro_batches,
+        cursor=cursor,
+        epochs=session.settings.loop.epochs,
+    )
+
+    def prepared() -> Iterator[PreparedStep]:
+        try:
+            for share in shares:
+                yield session.assembler.step(share)
+        finally:
+            shares.close()  # type: ignore[attr-defined]
+
+    return prefetch(prepared(), compute.prefetch)
+
+
+def _validate(session: _Session) -> dict[str, float]:
+    # Read directly even where training streams through Ray Data: each of its executions costs
+    # one or two seconds, and an epoch's validation would need its own.
+    shares = direct_shares(
+        session.plans["val"],
+        session.dataset,
+        rank=collective.rank(),
+        world=collective.world_size(),
+        micro_batches=1,
+        cursor=Cursor(),
+        epochs=1,
+    )
+    batches = prefetch(
+        (session.assembler.validation(share) for share in shares),
+        session.settings.compute.prefetch,
+    )
+    with session.ema.applied() if session.ema else nullcontext():
+        return validate(session.parts.model, session.parts.objective, batches, session.device)
+
+
+def _prepare_process(compute: ComputeSettings, *, in_ray: bool) -> torch.device:
+    """Sets up numerics and threads; returns the device of this process."""
+    # Nearly dead activations produce denormal numbers, on which CPUs are many times slower.
+    torch.set_flush_denormal(True)
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    if not compute.use_gpu:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            "compute.use_gpu=true, but this process sees no CUDA device; check the driver and the "
+            "torch build, or set compute.use_gpu=false"
+        )
+    if in_ray:
+        from ray.train.torch import get_device
+
+        device: torch.device = get_device()
+        return device
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _together(action: Callable[[], T]) -> T:
+    """Returns the result of ``action``; if it fails on one rank, it fails on all."""
+    result: T | None = None
+    failure: EpitaxyError | None = None
+    try:
+        result = action()
+    except EpitaxyError as error:
+        failure = error
+    collective.raise_together(failure)
+    return result  # type: ignore[return-value]
+
+
+def _ray_report(metrics: dict[str, Any]) -> None:
+    import ray.train
+
+    ray.train.report(metrics)
