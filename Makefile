@@ -30,7 +30,7 @@ $(STAMP): pyproject.toml constraints.txt $(BIN)/python
 	@touch $@
 
 quickstart: install  ## Made-up data, pre-training, fine-tuning and a report in minutes.
-	$(BIN)/python jobs/quickstart.py
+	$(BIN)/epitaxy quickstart $(ARGS)
 
 test: install  ## The fast tests.
 	$(BIN)/python -m pytest $(ARGS)

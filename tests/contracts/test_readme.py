@@ -18,7 +18,7 @@ RAY_COMMANDS = {"start", "stop", "get-auth-token", "job"}
 def commands(text: str) -> Iterator[list[str]]:
     """Words of each command line in the fenced bash blocks."""
     for block in re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
+        for line in block.replace("\\\n", " ").replace("$DATA", "/data").splitlines():
             words = shlex.split(line, comments=True)
             if words:
                 yield words
@@ -28,8 +28,7 @@ def check(words: list[str], repository: Path) -> None:
     """Raises if a command does not exist or takes other options."""
     program, *arguments = words
     if program == "make":
-        targets = re.findall(r"^([a-z]+):", (repository / "Makefile").read_text("utf-8"), re.M)
-        assert {a for a in arguments if "=" not in a} <= set(targets), words
+        assert {a for a in arguments if "=" not in a} <= make_targets(repository), words
     elif program == "epitaxy":
         check_verb(arguments[0], arguments[1:])
     elif program == "python":
@@ -47,6 +46,10 @@ def check(words: list[str], repository: Path) -> None:
         assert (repository / arguments[arguments.index(flag) + 1]).exists(), words
     else:
         assert program in FOREIGN, f"unknown command {program!r}"
+
+
+def make_targets(repository: Path) -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (repository / "Makefile").read_text("utf-8"), re.M))
 
 
 def check_ray_files(arguments: list[str], repository: Path) -> None:
@@ -94,6 +97,13 @@ def test_a_wrong_command_is_caught(line: str, repository: Path) -> None:
 
     with pytest.raises((AssertionError, EpitaxyError)):
         check(shlex.split(line), repository)
+
+
+def test_hooks_and_workflows_call_real_targets(repository: Path) -> None:
+    files = [repository / ".pre-commit-config.yaml", repository / ".ci/run"]
+    for path in [*files, *(repository / ".github/workflows").glob("*.yml")]:
+        called = re.findall(r"\bmake (?:--\S+ )?([a-z]+)", path.read_text("utf-8"))
+        assert set(called) <= make_targets(repository), path
 
 
 def test_commands_come_early(repository: Path) -> None:

@@ -37,7 +37,8 @@ def plans_of(dataset, **changes):
 
 
 def ids_by_step(dataset, plan, epochs=2):
-    return [dataset.ids[plan.step_rows(c.epoch, c.step)].tolist() for c in plan.steps_from(Cursor(), epochs)]  # fmt: skip
+    steps = plan.steps_from(Cursor(), epochs)
+    return [dataset.ids[plan.step_rows(step.epoch, step.step)].tolist() for step in steps]
 
 
 def test_both_storages_give_the_same_plans(datasets):

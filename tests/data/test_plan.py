@@ -128,8 +128,8 @@ def test_the_permutation_is_even():
 
 
 def test_unshuffled_plans_follow_the_ids():
-    plan = Plan(np.array(["b", "c", "a"]), {"edges": np.ones(3), "atoms": np.ones(3)}, graphs=2,
-                shuffle=False)  # fmt: skip
+    costs = {"edges": np.ones(3), "atoms": np.ones(3)}
+    plan = Plan(np.array(["b", "c", "a"]), costs, graphs=2, shuffle=False)
     assert sequence(plan, Cursor(), 1) == [(Cursor(0, 0), [2, 0]), (Cursor(0, 1), [1])]
 
 
@@ -142,11 +142,12 @@ def test_the_order_of_rows_in_storage_does_not_matter():
     first = Plan(ids, {"edges": edges, "atoms": edges}, edges=900)
     second = Plan(ids[moved], {"edges": edges[moved], "atoms": edges[moved]}, edges=900)
     assert first.digest == second.digest
+    here, there = ids, ids[moved]
     for step in range(first.num_steps(1)):
-        assert ids[first.step_rows(1, step)].tolist() == ids[moved][second.step_rows(1, step)].tolist()
-        for mine, other in zip(first.share(1, step, 1, 2, 2), second.share(1, step, 1, 2, 2),
-                               strict=True):  # fmt: skip
-            assert ids[mine].tolist() == ids[moved][other].tolist()
+        rows, others = first.step_rows(1, step), second.step_rows(1, step)
+        assert here[rows].tolist() == there[others].tolist()
+        shares = zip(first.share(1, step, 1, 2, 2), second.share(1, step, 1, 2, 2), strict=True)
+        assert all(here[mine].tolist() == there[theirs].tolist() for mine, theirs in shares)
 
 
 @settings(max_examples=40, deadline=None)

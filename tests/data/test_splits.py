@@ -37,7 +37,7 @@ def test_matches_a_walk_over_hashed_groups():
     expected = {"train": set(), "val": set(), "test": set()}
     wanted = {"train": 50, "val": 10, "test": 40}
     for group in sorted(set(GROUPS.tolist()), key=key):
-        members = set(IDS[GROUPS == group].tolist())
+        members = set(IDS[group == GROUPS].tolist())
         name = next((n for n in expected if len(expected[n]) < wanted[n]), None)
         if name:
             expected[name] |= members
@@ -83,7 +83,7 @@ def test_a_fraction_of_zero_is_an_empty_split():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"by": "recrod"}, "did you mean 'record'"),
+        ({"by": "recordd"}, "did you mean 'record'"),
         ({"fractions": (0.9, 0.2, 0.1)}, "add up to 1.2"),
         ({"fractions": (0.9, -0.1, 0.1)}, "non-negative"),
         ({"sizes": (10, 10)}, "three non-negative numbers"),
@@ -101,7 +101,7 @@ def test_impossible_sizes_are_refused():
 
 def test_an_empty_split_is_refused():
     one_material = np.array(["same"] * 100)
-    with pytest.raises(PlanError, match="val split.*100 records in 1 groups"):
+    with pytest.raises(PlanError, match=r"val split.*100 records in 1 groups"):
         split_rows(IDS, one_material)
 
 
@@ -122,7 +122,7 @@ def test_file_lists_are_taken_as_they_are(tmp_path):
         ('{"train": ["r001", "nope"]}', PlanError, r"names 1 ids .*'nope'"),
         ('{"train": ["r001"], "test": ["r001"]}', PlanError, "'r001' in train and again in test"),
         ('{"train": ["r001", "r001"]}', PlanError, "again in train"),
-        ('{"trian": ["r001"]}', ConfigError, "did you mean 'train'"),
+        ('{"trainn": ["r001"]}', ConfigError, "did you mean 'train'"),
         ('{"train": [1]}', ConfigError, "list of record ids"),
         ('["r001"]', ConfigError, "object of id lists"),
         ("{", ConfigError, "cannot be read as JSON"),

@@ -13,7 +13,7 @@ MODEL = {
     "encoder": {"_target_": "epitaxy.encoders.cgcnn.CGCNN", "width": 8},
     "objective": {"_target_": "epitaxy.objectives.regression.Regression", "label": "gap"},
     "units": {"gap": "eV"},
-    "fields": {"gap": {"name": "gap", "unit": "eV", "scheme": "PBE"}},
+    "fields": {"gap": "eV"},
     "data": {"digest": "d1", "licence": "CC-BY-4.0"},
 }
 

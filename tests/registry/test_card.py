@@ -12,6 +12,7 @@ def test_card_says_what_is_predicted_and_where_it_comes_from(model_folder):
     lineage = {
         "run": {"name": "r1"},
         "parent": {"reference": "base@2", "digest": "ff"},
+        "schemes": {"gap": "PBE", "energy": "r2SCAN"},
         "metrics": {"val/gap_mae": {"value": 0.25, "unit": "eV"}},
     }
 

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import epitaxy
 from epitaxy.app.help import VERBS, main_help, verb_help
+from epitaxy.app.tables import columns, metrics_table, number
 from epitaxy.errors import ConfigError, EpitaxyError, closest
 
 EXIT_ERROR = 2
@@ -78,7 +78,10 @@ def _run(command: _Command) -> int:
         _say(main_help())
         return 0 if "--help" in command.flags else EXIT_ERROR
     elif command.verb == "quickstart":
-        return _run_quickstart(command)
+        from epitaxy.app.quickstart import main as quickstart
+
+        _configure_logging()
+        return quickstart(command.words, "--help" in command.flags)
     elif "--help" in command.flags:
         from epitaxy.app.compose import compose
 
@@ -106,6 +109,87 @@ def _run(command: _Command) -> int:
 def _configure_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("epitaxy").setLevel(logging.INFO)
+
+
+def _prepare(command: _Command) -> None:
+    from epitaxy.app import api
+
+    manifest = api.prepare(*command.words, config_dirs=command.config_dirs)
+    fields = ", ".join(f"{field.name} ({field.unit or 'no unit'})" for field in manifest.fields)
+    _say(f"{manifest.num_records} records, labels: {fields or 'none'}")
+    if manifest.skipped.count:
+        _say(f"{manifest.skipped.count} bad records skipped; skipped.jsonl lists them")
+    _say(f"data digest {manifest.data_digest[:16]}")
+
+
+def _train(command: _Command) -> None:
+    from epitaxy.app import api
+
+    verb = api.pretrain if command.verb == "pretrain" else api.finetune
+    trained = verb(*command.words, config_dirs=command.config_dirs)
+    _say(metrics_table(trained.metrics, trained.units))
+    _say(f"run    {trained.directory}{' (resumed)' if trained.resumed else ''}")
+    _say(f"model  {trained.model}")
+    if trained.version:
+        _say(f"published as {trained.version.reference}")
+
+
+def _evaluate(command: _Command) -> None:
+    from epitaxy.app import api
+
+    evaluated = api.evaluate(*command.words, config_dirs=command.config_dirs)
+    _say(evaluated.table())
+    _say(f"written to {evaluated.directory}")
+
+
+def _registry(command: _Command) -> None:
+    from epitaxy.app import api
+
+    if not command.words or "=" in command.words[0]:
+        raise ConfigError(f"registry needs an action: {', '.join(api.REGISTRY_ACTIONS)}")
+    action, *overrides = command.words
+    outcome = api.registry(action, *overrides, config_dirs=command.config_dirs)
+    if action == "list":
+        rows = [(v.reference, ", ".join(v.aliases), v.created, v.digest[:12]) for v in outcome]
+        _say(columns([("version", "aliases", "published", "digest"), *rows]))
+    elif action in ("show", "pull"):
+        _say(str(outcome))
+    else:
+        verdict = "verified" if action == "verify" else ", ".join(outcome.aliases)
+        _say(f"{outcome.reference}  {verdict}".rstrip())
+
+
+def _sweep(command: _Command) -> None:
+    from epitaxy.app import api
+
+    swept = api.sweep(*command.words, config_dirs=command.config_dirs)
+    result = swept.result
+    rows = result.rows()
+    names = [*(name for name in rows[0] if "/" not in name), result.metric]
+    names += [name for name in rows[0] if name.endswith("_mae")]
+    header = [f"{name} ({unit})" if (unit := result.units.get(name)) else name for name in names]
+    _say(columns([header, *([number(row.get(name, "")) for name in names] for row in rows)]))
+    _say(f"best   {rows[0]['trial']}")
+    _say(f"sweep  {result.directory}")
+    if swept.version:
+        _say(f"published as {swept.version.reference}")
+
+
+def _report(command: _Command) -> None:
+    from epitaxy.app import api
+
+    _say(f"report {api.report(*command.words, config_dirs=command.config_dirs)}")
+
+
+_VERBS: dict[str, Callable[[_Command], None]] = {
+    "prepare": _prepare,
+    "pretrain": _train,
+    "finetune": _train,
+    "evaluate": _evaluate,
+    "registry": _registry,
+    "sweep": _sweep,
+    "report": _report,
+}
 
 
 def _say(text: str) -> None:

@@ -105,8 +105,9 @@ def check_components(config: Any, path: str = "") -> None:
     """
     if isinstance(config, Mapping):
         if "_target_" in config:
+            target = str(config["_target_"])
             arguments = {key: value for key, value in config.items() if key != "_target_"}
-            check_arguments(locate(str(config["_target_"])), f"{path} ({config['_target_']})", arguments)
+            check_arguments(locate(target), f"{path} ({target})", arguments)
         for key, value in config.items():
             check_components(value, f"{path}.{key}" if path else str(key))
     elif isinstance(config, (list, tuple)):
@@ -165,7 +166,7 @@ def _apply(config: DictConfig, pairs: Sequence[tuple[str, Any]]) -> None:
 
 
 def _leaves(key: str, value: Any) -> Iterator[str]:
-    """Yields the dotted paths an override sets; ``filter={max_force: 50}`` sets one below filter."""
+    """Yields the dotted paths an override sets: ``filter={max_force: 5}`` sets one in filter."""
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
             yield from _leaves(f"{key}.{name}", item)
@@ -187,7 +188,7 @@ def _component_takes(config: DictConfig, path: str) -> bool:
 
 def _container(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config)
-    return {str(key): value for key, value in plain.items() if key != "_target_"}  # type: ignore[union-attr]
+    return {str(key): value for key, value in plain.items() if key != "_target_"}
 
 
 def _resolve(config: DictConfig) -> dict[str, Any]:
@@ -195,14 +196,14 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
     for path in _missing(OmegaConf.to_container(config)):
         _mark_dependents(config, path)
     plain = OmegaConf.to_container(config, resolve=True)
-    return {str(key): value for key, value in plain.items()}  # type: ignore[union-attr]
+    return {str(key): value for key, value in plain.items()}
 
 
 def _mark_dependents(config: DictConfig, missing: str) -> None:
     for path in _paths(OmegaConf.to_container(config)):
         raw = OmegaConf.to_container(config)
         for part in path.split("."):
-            raw = raw[part]  # type: ignore[index,call-overload]
+            raw = raw[part]
         if isinstance(raw, str) and f"${{{missing}}}" in raw:
             OmegaConf.update(config, path, "???")
 
@@ -224,4 +225,3 @@ def _missing(config: Any, prefix: str = "") -> Iterator[str]:
 
 def _one_line(error: Exception) -> str:
     return " ".join(str(error).split("\n    ")[0].split())
-

@@ -26,15 +26,16 @@ VERBS = {
 
 _EXAMPLES = {
     "": (
-        "epitaxy prepare recipe=mptrj source=frames.xyz.gz out=data/frames",
+        "epitaxy prepare recipe=mattersim source=frames.xyz.gz out=data/frames",
         "epitaxy pretrain data=data/frames run.name=teacher publish=teacher",
         "epitaxy prepare recipe=mp_csv source=gaps.csv out=data/gaps",
-        "epitaxy finetune data=data/gaps from=teacher objective.label=gap run.name=gap",
+        "epitaxy finetune data=data/gaps from=teacher objective.label=band_gap run.name=gap",
         "epitaxy report runs=[~/.epitaxy/runs/gap] out=gap.html",
     ),
     "prepare": (
         "epitaxy prepare recipe=NAME source=frames.xyz.gz out=data/frames",
-        "epitaxy prepare recipe=NAME source=frames.xyz.gz out=data/frames format=zarr on_error=skip",
+        "epitaxy prepare recipe=NAME source=frames.xyz.gz out=data/frames on_error=skip",
+        "epitaxy prepare recipe=NAME source=[one.xyz,two.xyz] out=data/frames format=zarr",
     ),
     "pretrain": (
         "epitaxy pretrain data=data/frames run.name=teacher publish=teacher",
@@ -43,10 +44,10 @@ _EXAMPLES = {
         "epitaxy pretrain data=data/frames run.name=big compute=ray compute.workers=8",
     ),
     "finetune": (
-        "epitaxy finetune data=data/gaps from=teacher@best objective.label=gap run.name=gap",
+        "epitaxy finetune data=data/gaps from=teacher@best objective.label=band_gap run.name=gap",
         "epitaxy finetune data=data/gaps from=teacher finetune=last_layer "
-        "objective.label=gap run.name=gap-last",
-        "epitaxy finetune data=data/gaps finetune=scratch objective.label=gap run.name=gap-scratch",
+        "objective.label=band_gap run.name=gap-last",
+        "epitaxy finetune data=data/gaps finetune=scratch objective.label=band_gap run.name=base",
     ),
     "evaluate": (
         "epitaxy evaluate model=gap-model data=data/gaps",
@@ -61,7 +62,7 @@ _EXAMPLES = {
         "epitaxy registry verify model=teacher@3",
     ),
     "sweep": (
-        "epitaxy sweep data=data/gaps from=teacher objective.label=gap run.name=grid "
+        "epitaxy sweep data=data/gaps from=teacher objective.label=band_gap run.name=grid "
         "sweep.strategy=[scratch,full,last_layer] sweep.lr=[1e-3,3e-4]",
     ),
     "report": ("epitaxy report runs=[~/.epitaxy/runs/a,~/.epitaxy/runs/b] out=report.html",),
@@ -71,6 +72,13 @@ _TEXT = {
     "home": "folder of runs, registry and caches",
     "registry.uri": "MLflow database or server, or a folder (/mnt/models, s3://…)",
     "registry.artifacts": "where an MLflow server's model files lie",
+    "seed": "of initial weights and of the order of the records",
+    "batch.graphs": "structures per step, over all workers",
+    "batch.edges": "edges per step, instead of a number of structures",
+    "batch.atoms": "atoms per step, instead of a number of structures",
+    "batch.micro_batches": "parts that a worker's share of a step is computed in, to save memory",
+    "optimizer.lr": "highest learning rate",
+    "optimizer.name": "adamw, adam or sgd",
     "data": "prepared data set: the folder that `epitaxy prepare` wrote",
     "run.name": "name of the run; the same command resumes it",
     "run.directory": "folder of the run",
@@ -137,9 +145,11 @@ def verb_help(
         for name in options[group]:
             lines.append(f"  {name:<22}{_purpose(group, name, config_dirs)}".rstrip())
     lines += ["", "options and their defaults (??? must be given):"]
-    texts = _TEXT | _settings_texts()
-    for path, value in _leaves(config):
-        lines.append(f"  {f'{path}={_show(value)}':<44}{texts.get(path, '')}".rstrip())
+    texts = _settings_texts() | _TEXT
+    for group in options:
+        texts |= _argument_texts(group, choices[group], config_dirs)
+    for path, value in sorted(_leaves(config), key=_rank):
+        lines.append(f"  {f'{path}={_show(value)}':<42}  {texts.get(path, '')}".rstrip())
     return "\n".join(lines) + "\n" + _FLAGS
 
 
@@ -155,7 +165,8 @@ def _shipped_options(group: str) -> list[str]:
     folder = resources.files("epitaxy.conf") / group
     if not folder.is_dir():
         return []
-    return sorted(e.name.removesuffix(".yaml") for e in folder.iterdir() if e.name.endswith(".yaml"))
+    names = [entry.name for entry in folder.iterdir()]
+    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
 
 
 def _recipes() -> list[str]:
@@ -164,15 +175,34 @@ def _recipes() -> list[str]:
     return list(list_recipes())
 
 
-def _purpose(group: str, name: str, config_dirs: Sequence[str]) -> str:
-    """Returns the comment that opens a config file, which says what the choice is for."""
+def _rank(option: tuple[str, Any]) -> int:
+    """Puts what must be given first and what is seldom touched last."""
+    path, value = option
+    if value == "???" and path != "run.directory":
+        return 0
+    return 2 if path.split(".")[0] in ("home", "registry", "tracking", "trust") else 1
+
+
+def _config_text(group: str, name: str, config_dirs: Sequence[str]) -> str:
     shipped = resources.files("epitaxy.conf") / group / f"{name}.yaml"
     files = [Path(folder).expanduser() / group / f"{name}.yaml" for folder in config_dirs]
     for file in (shipped, *files):
         if file.is_file():
-            first = file.read_text(encoding="utf-8").partition("\n")[0]
-            return first.removeprefix("#").strip() if first.startswith("#") else ""
+            return file.read_text(encoding="utf-8")
     return ""
+
+
+def _purpose(group: str, name: str, config_dirs: Sequence[str]) -> str:
+    """Returns the comment that opens a config file, which says what the choice is for."""
+    first = _config_text(group, name, config_dirs).partition("\n")[0]
+    return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+def _argument_texts(group: str, name: str, config_dirs: Sequence[str]) -> dict[str, str]:
+    """Returns the comments beside the arguments in a component's config file."""
+    text = _config_text(group, name, config_dirs)
+    found = re.findall(r"^(\w+):[^#\n]*#\s*(.*)$", text, flags=re.MULTILINE)
+    return {f"{group}.{argument}": comment for argument, comment in found}
 
 
 def _settings_texts() -> dict[str, str]:
@@ -191,7 +221,7 @@ def _settings_texts() -> dict[str, str]:
 def _attribute_texts(docstring: str) -> dict[str, str]:
     _, _, section = docstring.partition("Attributes:\n")
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, flags=re.MULTILINE)
-    return {name: " ".join(text.split()).replace("``", "") for name, text in entries}
+    return {name: " ".join(text.split()).replace("``", "").rstrip(".") for name, text in entries}
 
 
 def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fsspec
+
 from epitaxy.errors import RegistryError
 from epitaxy.registry.card import check_targets
 from epitaxy.registry.contract import Registry
 from epitaxy.registry.open import open_registry
-from epitaxy.registry.package import MODEL_FILES, ORIGIN_FILE
+from epitaxy.registry.package import MODEL_FILES, ORIGIN_FILE, README_FILE
 from epitaxy.train.folders import MANIFEST, read_json
 
 WEIGHTS, CARD = MODEL_FILES
+_MAX_CARD_CHARACTERS = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,7 @@ def registry_of(config: Mapping[str, Any]) -> Registry:
     return open_registry(config["registry"]["uri"], config["registry"]["artifacts"])
 
 
-def find_model(
-    named: str, config: Mapping[str, Any], trusted: Sequence[str] = ()
-) -> SourceModel:
+def find_model(named: str, config: Mapping[str, Any], trusted: Sequence[str] = ()) -> SourceModel:
     """Returns the model that ``named`` stands for; a published one is pulled once and kept.
 
     Args:
@@ -80,3 +81,20 @@ def _pull(reference: str, config: Mapping[str, Any]) -> Path:
         if folder.is_dir():  # another process pulled it meanwhile
             return folder
         raise
+
+
+def card_text(registry: Registry, reference: str) -> str:
+    """Returns the card of a published model for people; it is text from elsewhere, made harmless.
+
+    Raises:
+        RegistryError: If there is no such model or it has no card.
+    """
+    version = registry.resolve(reference)
+    path = f"{version.location}/{README_FILE}"
+    try:
+        with fsspec.open(path, "rt", encoding="utf-8", errors="replace") as stream:
+            text = stream.read(_MAX_CARD_CHARACTERS)
+    except OSError as error:
+        raise RegistryError(f"{version.reference}: cannot read {path}: {error}") from error
+    head = f"{version.reference}  aliases: {', '.join(version.aliases) or 'none'}\n\n"
+    return head + "".join(c for c in text if c.isprintable() or c == "\n")

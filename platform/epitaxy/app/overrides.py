@@ -72,7 +72,7 @@ def _render_value(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Returns Hydra's parsed value as plain Python (its quoted strings are a class of their own)."""
+    """Returns Hydra's value as plain Python (its quoted strings are a class of their own)."""
     if isinstance(value, list):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

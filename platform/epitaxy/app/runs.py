@@ -11,14 +11,16 @@ from typing import Any
 import epitaxy
 from epitaxy.app.compose import Composed, check_components, to_yaml
 from epitaxy.app.models import SourceModel, find_model, registry_of
-from epitaxy.app.paths import absolute, set_absolute
+from epitaxy.app.paths import set_absolute
 from epitaxy.data.manifest import Manifest
 from epitaxy.errors import ConfigError
 from epitaxy.registry.contract import Version, check_name, settable
-from epitaxy.train.launch import RunResult, launch
+from epitaxy.train.folders import read_json, write_json
+from epitaxy.train.identity import RUN
+from epitaxy.train.launch import launch
 from epitaxy.train.settings import InitSettings, RunSettings, from_dict, to_dict
 
-CONFIG_FILE = "config.yaml"
+CONFIG_FILE, PUBLISHED_FILE = "config.yaml", "published.json"
 
 _SECTIONS = ("seed", "split", "filter", "batch", "optimizer", "schedule", "loop", "compute")
 _INPUTS = ("data", "split.file", "filter.exclude")
@@ -37,6 +39,7 @@ class Trained:
         metrics: Of that model, on the validation split.
         history: Lines of ``metrics.jsonl``.
         resumed: Whether the run continued an earlier one.
+        units: Units of the metrics.
         version: Where it was published, if it was.
     """
 
@@ -46,6 +49,7 @@ class Trained:
     metrics: Mapping[str, float]
     history: list[dict[str, Any]]
     resumed: bool
+    units: Mapping[str, str]
     version: Version | None = None
 
 
@@ -58,7 +62,7 @@ def settings_of(composed: Composed) -> RunSettings:
     """
     config = composed.require()
     set_absolute(config, _INPUTS, _OUTPUTS)
-    _check_publication(config)
+    check_publication(config)
     if not composed.given & {"batch", "batch.graphs"} and _has_budget(config["batch"]):
         config["batch"]["graphs"] = None
     encoder, init = config["encoder"], InitSettings()
@@ -83,17 +87,16 @@ def settings_of(composed: Composed) -> RunSettings:
 
 def train(composed: Composed, settings: RunSettings) -> Trained:
     """Runs ``settings``, keeps the resolved configuration with it, and publishes if asked to."""
-    config = composed.config
-    save_config(Path(settings.directory), {**config, "encoder": settings.encoder})
+    config, directory = composed.config, Path(settings.directory)
+    resolved = {**config, "encoder": settings.encoder}
+    if not (directory / CONFIG_FILE).exists():  # a refused resumption must not replace it
+        save_config(directory, resolved)
     result = launch(settings)
+    save_config(directory, resolved)
     version = None
     if config["publish"]:
-        version = registry_of(config).publish(
-            result.model,
-            config["publish"],
-            aliases=config["alias"],
-            lineage=lineage_of(settings, result),
-        )
+        lineage = lineage_of(settings, directory, result.metrics)
+        version = publish_once(config, directory, result.model, lineage)
     return Trained(
         settings.name,
         Path(result.directory),
@@ -101,8 +104,28 @@ def train(composed: Composed, settings: RunSettings) -> Trained:
         result.metrics,
         result.history,
         result.resumed,
+        read_json(directory / RUN)["units"],
         version,
     )
+
+
+def publish_once(
+    config: Mapping[str, Any], directory: Path, model: Path, lineage: Mapping[str, Any]
+) -> Version:
+    """Publishes ``model``, unless the run in ``directory`` has done so: resuming repeats commands.
+
+    Aliases are moved in either case.
+    """
+    registry, name, path = registry_of(config), str(config["publish"]), directory / PUBLISHED_FILE
+    known = read_json(path) if path.is_file() else {}
+    if known.get("registry") != registry.uri or known.get("name") != name:
+        version = registry.publish(model, name, aliases=config["alias"], lineage=lineage)
+        write_json(path, {"registry": registry.uri, "name": name, "version": version.number})
+        return version
+    version = registry.resolve(f"{name}@{known['version']}")
+    for alias in settable(config["alias"]):
+        version = registry.set_alias(name, alias, version.number)
+    return version
 
 
 def save_config(directory: Path, config: Mapping[str, Any]) -> None:
@@ -111,11 +134,17 @@ def save_config(directory: Path, config: Mapping[str, Any]) -> None:
     (directory / CONFIG_FILE).write_text(_CREDENTIALS.sub("://", to_yaml(config)), encoding="utf-8")
 
 
-def lineage_of(settings: RunSettings, result: RunResult) -> dict[str, Any]:
-    """Returns what the card of a run's model says of its origin."""
+def lineage_of(
+    settings: RunSettings, directory: Path, metrics: Mapping[str, float]
+) -> dict[str, Any]:
+    """Returns what the card of the model of the run in ``directory`` says of its origin."""
     manifest = Manifest.load(Path(settings.data))
+    run = read_json(directory / RUN)
+    units = run["units"]
     return {
-        "run": {"name": settings.name, "science_digest": settings.science_digest()},
+        "run": {"name": settings.name, "science_digest": run["science_digest"]},
+        "plan": {"digest": run["plan_digest"]},
+        "schemes": {field.name: field.scheme for field in manifest.fields},
         "parent": dict(settings.init.lineage) or None,
         "data": {
             "name": Path(settings.data).name,
@@ -127,12 +156,14 @@ def lineage_of(settings: RunSettings, result: RunResult) -> dict[str, Any]:
             "citation": manifest.citation,
             "split": to_dict(settings.split),
         },
-        "metrics": {name: {"value": value} for name, value in result.metrics.items()},
+        "metrics": {
+            name: {"value": value, "unit": units.get(name, "")} for name, value in metrics.items()
+        },
         "code": {"version": epitaxy.__version__},
     }
 
 
-def _check_publication(config: dict[str, Any]) -> None:
+def check_publication(config: dict[str, Any]) -> None:
     """Finds a name that cannot be published before hours are spent on training."""
     if isinstance(config["alias"], str):
         config["alias"] = [config["alias"]]
@@ -173,13 +204,3 @@ def _init(strategy: Mapping[str, Any], source: SourceModel | None) -> InitSettin
         return InitSettings(strategy=strategy)
     lineage = {**source.identity, "strategy": strategy["_target_"]}
     return InitSettings(str(source.folder), strategy, lineage)
-
-
-def plain_list(value: Any) -> list[Any]:
-    """Returns a list of one for a single value."""
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def absolute_all(paths: Any) -> list[str]:
-    """Returns one path or several, absolute."""
-    return [absolute(str(path)) for path in plain_list(paths)]

@@ -226,9 +226,7 @@ def _parse_schema(schema: bytes) -> tuple[LabelField, ...]:
     return tuple(fields)
 
 
-def _labels(
-    blob: Blob, schema: tuple[LabelField, ...], at: int, atoms: int
-) -> dict[str, Label]:
+def _labels(blob: Blob, schema: tuple[LabelField, ...], at: int, atoms: int) -> dict[str, Label]:
     labels = {}
     for field in schema:
         shape = (atoms, *field.shape) if field.per_atom else field.shape

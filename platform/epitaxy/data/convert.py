@@ -89,7 +89,7 @@ def prepare(
         with bar, (folder / "skipped.jsonl").open("w", encoding="utf-8") as skipped:
             intake = _Intake(on_error, skipped)
             blobs = intake.blobs(_ticking(items, bar))
-            shards = []
+            shards: list[ShardEntry] = []
             while (head := next(blobs, None)) is not None:
                 path = folder / f"shard-{len(shards):05d}{suffix}"
                 first = shards[-1].first + shards[-1].count if shards else 0
@@ -111,8 +111,7 @@ def prepare(
             **_provenance(recipe),
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
-    if manifest.skipped.count:
-        logger.warning("%s", _skipped_text(manifest, Path(out)))
+    _warn(manifest, recipe, Path(out))
     return manifest
 
 
@@ -235,9 +234,16 @@ def _provenance(recipe: Recipe | None) -> dict[str, Any]:
     }
 
 
-def _skipped_text(manifest: Manifest, out: Path) -> str:
-    where, why = manifest.skipped.listed[0]
-    return (
-        f"{manifest.skipped.count} bad records were skipped, {manifest.num_records} kept; the "
-        f"first: {where}: {why}; all are listed in {out / 'skipped.jsonl'}"
-    )
+def _warn(manifest: Manifest, recipe: Recipe | None, out: Path) -> None:
+    """Logs what the user should know about the finished data set."""
+    absent = set(recipe.fields if recipe else ()) - {field.name for field in manifest.fields}
+    for name in sorted(absent):
+        logger.warning("label %r of the recipe occurs in no record", name)
+    if manifest.skipped.count:
+        logger.warning(
+            "%d bad records were skipped, %d kept; the first: %s; all are listed in %s",
+            manifest.skipped.count,
+            manifest.num_records,
+            ": ".join(manifest.skipped.listed[0]),
+            out / "skipped.jsonl",
+        )

@@ -52,15 +52,17 @@ def read_shard(path: Path, rows: Sequence[int]) -> list[bytes]:
     Raises:
         ShardError: If the file cannot be read or lacks a row.
     """
+    found: list[bytes] = []
     with _lock:
         try:
             with _environment(path).begin() as transaction:
-                found = [transaction.get(_key(row)) for row in rows]
+                for row in rows:
+                    blob = transaction.get(_key(row))
+                    if blob is None:
+                        raise ShardError(f"{path} has no row {row}; prepare the data set again")
+                    found.append(blob)
         except (lmdb.Error, OSError) as error:
             raise ShardError(f"{path} is damaged: {error}; prepare the data set again") from error
-    for row, blob in zip(rows, found, strict=True):
-        if blob is None:
-            raise ShardError(f"{path} is damaged: row {row} is missing; prepare it again")
     return found
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from epitaxy.data.plan import Plan, digest_of
 from epitaxy.data.selection import (
+    LABEL_OF_LIMIT,
     Selection,
     read_exclude_list,
     require_records,
@@ -53,21 +54,16 @@ def make_plans(
         PlanError: If a split ends empty or names unknown ids.
     """
     splits = split_rows(dataset.ids, dataset.groups, **split)
-    rules, limits = dict(filter), ("max_force", "max_stress")
-    excludes = read_exclude_list(Path(rules["exclude"])) if rules.get("exclude") else []
-    labelled = any(rules.get(name) is not None for name in limits)
-    rules |= {
-        "exclude": excludes,
-        "num_atoms": dataset.num_atoms,
-        "largest": dataset.label_table(np.arange(len(dataset))).largest if labelled else {},
-    }
+    excludes = read_exclude_list(Path(filter["exclude"])) if filter.get("exclude") else []
+    rules = {**filter, "exclude": excludes, "num_atoms": dataset.num_atoms}
+    rules["largest"] = _largest(dataset, filter)
     selections = {name: _select(dataset.ids, name, rows, rules) for name, rows in splits.items()}
     identity = {"split": _split_identity(split), "filter": _filter_identity(filter, excludes)}
-    edges = dataset.num_edges(spec)
+    costs = {"edges": dataset.num_edges(spec), "atoms": dataset.num_atoms}
     plans = {
         name: Plan(
             dataset.ids[selection.rows],
-            {"edges": edges[selection.rows], "atoms": dataset.num_atoms[selection.rows]},
+            {kind: cost[selection.rows] for kind, cost in costs.items()},
             rows=selection.rows,
             **{kind: batch.get(kind) for kind in ("graphs", "edges", "atoms")},
             seed=seed,
@@ -87,6 +83,12 @@ def make_plans(
         },
     }
     return plans, report
+
+
+def _largest(dataset: Dataset, filter: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
+    if all(filter.get(name) is None for name in LABEL_OF_LIMIT):
+        return {}
+    return dataset.label_table(np.arange(len(dataset))).largest
 
 
 def _select(ids: np.ndarray, name: str, rows: Rows, rules: Mapping[str, Any]) -> Selection:

@@ -69,7 +69,7 @@ class Recipe:
 
     def open_source(self) -> Source:
         """Returns the source; one whose recipe lists no fields declares its labels itself."""
-        injected = {"fields": dict(self.fields)} if self.fields else {}
+        injected: dict[str, Any] = {"fields": dict(self.fields)} if self.fields else {}
         source = build(self.source, **injected)
         if not isinstance(source, Source):
             raise ConfigError(

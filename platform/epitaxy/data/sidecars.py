@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,10 @@ class SidecarWriter:
     """Collects the sidecar arrays of a data set, record by record."""
 
     def __init__(self) -> None:
-        self._texts = {"ids": (bytearray(), array("q", [0])), "groups": (bytearray(), array("q", [0]))}
+        self._texts = {
+            "ids": (bytearray(), array("q", [0])),
+            "groups": (bytearray(), array("q", [0])),
+        }
         self._digests = bytearray()
         self._num_atoms = array("q")
         self._composition = (array("q", [0]), bytearray(), array("i"))
@@ -120,9 +124,7 @@ def _integers(values: array[int]) -> Int64[np.ndarray, " values"]:
 def texts(content: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Returns the strings that were stored as UTF-8 bytes and offsets, as a numpy string array."""
     buffer, ends = content.tobytes(), offsets.tolist()
-    strings = [
-        buffer[start:end].decode() for start, end in zip(ends[:-1], ends[1:], strict=True)
-    ]
+    strings = [buffer[start:end].decode() for start, end in pairwise(ends)]
     return np.array(strings, dtype=np.str_)
 
 

@@ -11,7 +11,7 @@ import logging
 import queue
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache, partial
 from itertools import islice
@@ -26,20 +26,27 @@ from epitaxy.errors import ConfigError, StreamError
 if TYPE_CHECKING:
     from epitaxy.data.dataset import Dataset
 
-TASK_BYTES = 8 * 2**20
-"""A read task's output. Blocks this large cost little per share and little memory."""
-TASKS_PER_EXECUTION = 1000
-"""Planning is linear in the tasks; starting another execution costs one or two seconds."""
+WINDOW_BYTES = 8 * 2**20
+"""Records read at once, and one read task's output: cheap per share, and little memory."""
+WINDOWS_PER_EXECUTION = 256
+"""2 GiB of shares. Planning is linear in the read tasks; the next execution starts in 0.3 s."""
+LOOK_AHEAD_BYTES = 8 * WINDOW_BYTES
+"""Object store that one rank's execution may fill; without a limit each would take half of it."""
 CONCURRENT_TASKS = 2
 """Read tasks of one rank at a time: they outrun any training step, and ranks share the CPUs."""
 PROBE_TIMEOUT_S = 60.0
 """How long a task of one CPU may wait for its turn before the stream gives up."""
 
-logger = logging.getLogger(__name__)
+CHATTY = {
+    "ray.data._internal.execution.streaming_executor": logging.WARNING,  # "execution finished"
+    "ray.data._internal.progress": logging.ERROR,  # "progress bars disabled", as asked below
+}
+"""Loggers of Ray Data that would write a line per execution, rank and validation."""
 
 T = TypeVar("T")
 Row = tuple[int, int, int, Any]
-"""(epoch, step, micro-batch, packed records)."""
+COLUMNS = ("epoch", "step", "micro_batch", "records")
+"""A row of the stream: which micro-batch of which step, and its records packed into one value."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,9 @@ def direct_shares(
         PlanError: If ``cursor`` does not belong to the plan.
         ShardError: If a shard is damaged.
     """
-    for step in plan.steps_from(cursor, epochs):
-        dealt = plan.share(step.epoch, step.step, rank, world, micro_batches)
-        yield Share(step, tuple(dataset.read(rows) if len(rows) else [] for rows in dealt))
+    seat = _Seat(rank, world, micro_batches)
+    for start, count in _windows(plan, cursor, epochs, world):
+        yield from _read_window(plan, dataset, seat, start, count)
 
 
 def ray_shares(
@@ -109,10 +116,10 @@ def ray_shares(
     _require_free_cpu(world)
     seat = _Seat(rank, world, micro_batches)
     source = ray.put((plan, dataset))
-    ranges = _read_ranges(plan, cursor, epochs, _steps_per_task(plan, world))
-    while tasks := list(islice(ranges, TASKS_PER_EXECUTION)):
+    windows = _windows(plan, cursor, epochs, world)
+    while tasks := list(islice(windows, WINDOWS_PER_EXECUTION)):
         steps = (step for start, count in tasks for step in _steps(plan, start, count))
-        rows = _ray_rows([partial(_read_steps, source, seat, *task) for task in tasks])
+        rows = _ray_rows([partial(_read_task, source, seat, *task) for task in tasks])
         try:
             yield from assemble_shares(rows, steps, micro_batches)
         finally:
@@ -229,31 +236,41 @@ def _nothing() -> None:
     """Runs as soon as the cluster has a free CPU."""
 
 
-def _steps_per_task(plan: Plan, world: int) -> int:
+def _windows(plan: Plan, cursor: Cursor, epochs: int, world: int) -> Iterator[tuple[Cursor, int]]:
+    """Yields (first step, number of steps) of what is read at once; small at first."""
     # A record is some 200 bytes and, per atom, a position, a force and a number: 37 bytes or more.
     epoch_bytes = 256 * plan.num_records + 48 * plan.num_atoms
     share_bytes = epoch_bytes / max(plan.num_steps(0), 1) / world
-    return max(1, int(TASK_BYTES / max(share_bytes, 64.0)))
-
-
-def _read_ranges(
-    plan: Plan, cursor: Cursor, epochs: int, steps_per_task: int
-) -> Iterator[tuple[Cursor, int]]:
-    """Yields (first step, number of steps) of each read task; small at first, for a quick start."""
-    size = 1
-    start, count = cursor, 0
+    largest = max(1, int(WINDOW_BYTES / max(share_bytes, 64.0)))
+    size, start, count = 1, cursor, 0
     for step in plan.steps_from(cursor, epochs):
         start = step if count == 0 else start
         count += 1
         if count == size:
             yield start, count
-            size, count = min(2 * size, steps_per_task), 0
+            size, count = min(2 * size, largest), 0
     if count:
         yield start, count
 
 
 def _steps(plan: Plan, start: Cursor, count: int) -> Iterator[Cursor]:
     return islice(plan.steps_from(start, sys.maxsize), count)
+
+
+def _read_window(
+    plan: Plan, dataset: Dataset, seat: _Seat, start: Cursor, count: int
+) -> list[Share]:
+    dealt = [
+        (step, plan.share(step.epoch, step.step, seat.rank, seat.world, seat.micro_batches))
+        for step in _steps(plan, start, count)
+    ]
+    # One read in storage order: a compressed block is decoded once per window, not once per share.
+    wanted = np.unique(np.concatenate([rows for _, parts in dealt for rows in parts]))
+    blobs = dict(zip(wanted.tolist(), dataset.read(wanted), strict=True))
+    return [
+        Share(step, tuple([blobs[row] for row in rows.tolist()] for rows in parts))
+        for step, parts in dealt
+    ]
 
 
 @lru_cache(maxsize=2)
@@ -265,30 +282,19 @@ def _load(reference: Any) -> tuple[Plan, Dataset]:
     return loaded
 
 
-def _read_steps(reference: Any, seat: _Seat, start: Cursor, count: int) -> Iterator[Any]:
+def _read_task(reference: Any, seat: _Seat, start: Cursor, count: int) -> Iterator[Any]:
     """Yields one Arrow table with a row per micro-batch of ``count`` steps."""
     import pyarrow
 
-    plan, dataset = _load(reference)
-    dealt = [
-        (step, index, rows)
-        for step in _steps(plan, start, count)
-        for index, rows in enumerate(
-            plan.share(step.epoch, step.step, seat.rank, seat.world, seat.micro_batches)
-        )
+    shares = _read_window(*_load(reference), seat, start, count)
+    rows = [
+        (share.cursor.epoch, share.cursor.step, index, pack(blobs))
+        for share in shares
+        for index, blobs in enumerate(share.micro_batches)
     ]
-    # One read in storage order: shards in blocks are decoded once per task, not once per share.
-    wanted = np.unique(np.concatenate([rows for _, _, rows in dealt]))
-    blobs = dict(zip(wanted.tolist(), dataset.read(wanted) if len(wanted) else [], strict=True))
-    payloads = [pack([blobs[row] for row in rows.tolist()]) for _, _, rows in dealt]
-    yield pyarrow.table(
-        {
-            "epoch": pyarrow.array([step.epoch for step, _, _ in dealt], pyarrow.int64()),
-            "step": pyarrow.array([step.step for step, _, _ in dealt], pyarrow.int64()),
-            "micro_batch": pyarrow.array([index for _, index, _ in dealt], pyarrow.int64()),
-            "records": pyarrow.array(payloads, pyarrow.large_binary()),
-        }
-    )
+    types = (pyarrow.int64(), pyarrow.int64(), pyarrow.int64(), pyarrow.large_binary())
+    columns = [pyarrow.array(*pair) for pair in zip(zip(*rows, strict=True), types, strict=True)]
+    yield pyarrow.table(columns, names=COLUMNS)
 
 
 @cache
@@ -306,7 +312,7 @@ def _plan_source() -> Any:
 
         def estimate_inmemory_data_size(self) -> int:
             """Returns an upper estimate in bytes."""
-            return TASK_BYTES * len(self._tasks)
+            return WINDOW_BYTES * len(self._tasks)
 
         def get_read_tasks(
             self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
@@ -314,30 +320,35 @@ def _plan_source() -> Any:
             """Returns the read tasks; how many there are is settled by the plan."""
             del parallelism, data_context
             metadata = BlockMetadata(
-                num_rows=None, size_bytes=TASK_BYTES, input_files=None, exec_stats=None
+                num_rows=None, size_bytes=WINDOW_BYTES, input_files=None, exec_stats=None
             )
             return [ReadTask(task, metadata, None, per_task_row_limit) for task in self._tasks]
 
     return PlanSource
 
 
-def _ray_rows(tasks: list[Any]) -> Iterator[Row]:
-    import ray.data
+def _ray_rows(tasks: list[Any]) -> Generator[Row, None, None]:
+    from ray.data import ExecutionResources, read_datasource
     from ray.exceptions import RayError
 
-    data = ray.data.read_datasource(
+    for name, level in CHATTY.items():
+        logging.getLogger(name).setLevel(level)
+    data = read_datasource(
         _plan_source()(tasks), override_num_blocks=len(tasks), concurrency=CONCURRENT_TASKS
     )
-    data.context.execution_options.preserve_order = True
+    options = data.context.execution_options
+    options.preserve_order = True
+    options.resource_limits = ExecutionResources.for_limits(object_store_memory=LOOK_AHEAD_BYTES)
     data.context.enable_progress_bars = False
     data.context.print_on_execution_start = False
     tables = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
     try:
         for table in tables:
-            columns = [table.column(name).to_pylist() for name in ("epoch", "step", "micro_batch")]
-            records = (value.as_buffer() for value in table.column("records"))
+            columns = [table.column(name).to_pylist() for name in COLUMNS[:3]]
+            records = (value.as_buffer() for value in table.column(COLUMNS[3]))
             yield from zip(*columns, records, strict=True)
     except RayError as error:
-        raise StreamError(f"Ray Data failed to read the shares: {error}") from error
+        cause = getattr(error, "cause", error)  # without the traceback, which stays in the chain
+        raise StreamError(f"Ray Data failed to read the shares: {cause}") from error
     finally:
         tables.close()

@@ -220,7 +220,9 @@ def _columns(
 def _values(records: Sequence[CrystalRecord], field: LabelField) -> np.ndarray:
     if not field.per_atom:
         empty = np.zeros(field.shape)
-        return np.stack([r.labels[field.name].value if field.name in r.labels else empty for r in records])
+        return np.stack(
+            [r.labels[field.name].value if field.name in r.labels else empty for r in records]
+        )
     parts = [
         record.labels[field.name].value
         if field.name in record.labels

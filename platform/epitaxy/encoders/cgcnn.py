@@ -137,7 +137,7 @@ class CGCNN(nn.Module):
                 its states are NaN, which stops training).
         """
         graph = batch.graph(self.spec)
-        distances = self._distances(batch)
+        distances = self.distances(batch)
         basis = self.basis(distances)
         weight = None
         if self.envelope != "none":
@@ -153,8 +153,8 @@ class CGCNN(nn.Module):
             _check_known(numbers, features)
         return self.embedding(features)
 
-    def _distances(self, batch: CrystalBatch) -> Distances:
-        """Returns edge lengths in Å; fill edges have ``cutoff`` + 1 and no gradient."""
+    def distances(self, batch: CrystalBatch) -> Distances:
+        """Returns edge lengths, (edges,) in Å; fill edges have ``cutoff`` + 1, no gradient."""
         squared = batch.edge_vectors(self.spec).square().sum(-1)
         padded = batch.graph(self.spec).padded
         if padded is not None:

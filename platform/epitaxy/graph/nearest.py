@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from epitaxy.graph.images import Arrays
+from epitaxy.graph.periodic import Array
 
 TIE_STEP = 1e-8
 """Å. Distances are compared in whole multiples of this; ties fall to (neighbour, image)."""
@@ -15,16 +15,16 @@ _jit = njit(cache=True, nogil=True, fastmath={"contract"})
 
 @_jit
 def nearest(
-    positions: Arrays,
-    cells: Arrays,
-    graph_index: Arrays,
-    source: Arrays,
-    shifts: Arrays,
-    row_offsets: Arrays,
+    positions: Array,
+    cells: Array,
+    graph_index: Array,
+    source: Array,
+    shifts: Array,
+    row_offsets: Array,
     limit: int,
     by_distance: bool,
-    chosen: Arrays,
-) -> Arrays:
+    chosen: Array,
+) -> Array:
     """Writes the edges of each row that stay, at most ``limit``, and returns how many per row.
 
     Rows come in (source, shift) order, so among equal distances the first one wins.
@@ -62,16 +62,16 @@ def nearest(
 
 @_jit
 def _select(
-    positions: Arrays,
-    cell: Arrays,
+    positions: Array,
+    cell: Array,
     atom: int,
-    source: Arrays,
-    shifts: Arrays,
+    source: Array,
+    shifts: Array,
     start: int,
     stop: int,
     limit: int,
-    keys: Arrays,
-    picks: Arrays,
+    keys: Array,
+    picks: Array,
 ) -> None:
     """Keeps the ``limit`` smallest keys seen so far in order, later equals behind earlier ones."""
     filled = 0

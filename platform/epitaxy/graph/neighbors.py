@@ -16,16 +16,16 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
 from epitaxy.errors import ConfigError, RecordError
-from epitaxy.graph import images, scan
+from epitaxy.graph import periodic
 from epitaxy.graph.nearest import nearest
 from epitaxy.graph.spec import GraphSpec
 
 _REMEDY = {
-    images.TOO_MANY_IMAGES: (
+    periodic.TOO_MANY_IMAGES: (
         "the cutoff of {cutoff} Å would need more than {limit:.0e} periodic images per atom; "
         "check the units of the cell (Å) or lower the cutoff"
     ),
-    images.TOO_FAR_AWAY: "an atom lies more than 1e8 cells away; check its coordinates",
+    periodic.TOO_FAR_AWAY: "an atom lies more than 1e8 cells away; check its coordinates",
 }
 
 
@@ -63,10 +63,10 @@ class _Crystals:
 
     def check(self, outcome: tuple[int, int], cutoff: float) -> None:
         status, graph = outcome
-        if status == images.OK:
+        if status == periodic.OK:
             return
         name = f"crystal {graph} of the batch" if self.names is None else repr(self.names[graph])
-        reason = _REMEDY[status].format(cutoff=cutoff, limit=images.MAX_IMAGES)
+        reason = _REMEDY[status].format(cutoff=cutoff, limit=periodic.MAX_IMAGES)
         raise RecordError(
             f"record {name}: {reason} (cell in Å: {self.cells[graph].round(6).tolist()})"
         )
@@ -143,7 +143,7 @@ def count_neighbors(
     crystals = _checked(positions, cells, pbc, atom_offsets, names)
     totals = np.zeros((len(cutoffs), len(crystals.cells)), np.int64)
     for row, cutoff in zip(totals, cutoffs, strict=True):
-        outcome = scan.count(*crystals.kernel_arguments(), float(cutoff), row)
+        outcome = periodic.count(*crystals.kernel_arguments(), float(cutoff), row)
         crystals.check(outcome, cutoff)
     return totals.T.copy()
 
@@ -185,13 +185,13 @@ def _all_edges(
         source = np.empty(capacity, np.int64)
         target = np.empty(capacity, np.int64)
         shifts = np.empty(3 * capacity + 1, np.int32)
-        outcome = scan.fill(
+        outcome = periodic.fill(
             *crystals.kernel_arguments(), cutoff, source, target, shifts, row_offsets
         )
-        if outcome[0] != images.TOO_SMALL:
+        if outcome[0] != periodic.TOO_SMALL:
             break
         totals = np.zeros(len(crystals.cells), np.int64)
-        crystals.check(scan.count(*crystals.kernel_arguments(), cutoff, totals), cutoff)
+        crystals.check(periodic.count(*crystals.kernel_arguments(), cutoff, totals), cutoff)
         capacity = int(totals.sum())
     crystals.check(outcome, cutoff)
     total = row_offsets[-1]

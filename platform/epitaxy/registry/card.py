@@ -19,8 +19,8 @@ from epitaxy.errors import RegistryError
 CARD_FILE = "card.json"
 CARD_FORMAT = 1
 
-LINEAGE_KEYS = ("run", "parent", "data", "plan", "metrics", "code", "notes")
-"""What a publisher may say about origin; each is explained in ``build_card``."""
+LINEAGE_KEYS = ("run", "parent", "data", "plan", "metrics", "code", "notes", "schemes")
+"""What a publisher may say of a model; each is explained in ``build_card``."""
 
 
 def build_card(folder: Path, name: str, lineage: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -32,7 +32,8 @@ def build_card(folder: Path, name: str, lineage: Mapping[str, Any] | None) -> di
         name: Registered name.
         lineage: ``run`` {name, science_digest}, ``parent`` {reference, digest, strategy} or None,
             ``data`` {digest, source, recipe, licence, citation…}, ``plan`` {digest},
-            ``metrics`` {name: {value, unit}}, ``code`` {version…}, ``notes``.
+            ``metrics`` {name: {value, unit}}, ``code`` {version…}, ``notes``, ``schemes`` {label:
+            functional and corrections of its data}.
 
     Raises:
         RegistryError: If ``model.json`` or an old card cannot be read, or a lineage key is unknown.
@@ -49,24 +50,21 @@ def build_card(folder: Path, name: str, lineage: Mapping[str, Any] | None) -> di
         "created": now,
         "encoder": model.get("encoder"),
         "objective": model.get("objective"),
-        "labels": describe_labels(model),
+        "labels": old.get("labels") or describe_labels(model, (lineage or {}).get("schemes", {})),
         "code": {"version": epitaxy.__version__},
         "data": model.get("data", {}),
         "parent": None,
     }
     for source in (old, lineage or {}):
-        card |= {key: source[key] for key in LINEAGE_KEYS if key in source}
+        card |= {key: source[key] for key in LINEAGE_KEYS if key in source and key != "schemes"}
     return card
 
 
-def describe_labels(model: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def describe_labels(
+    model: Mapping[str, Any], schemes: Mapping[str, str]
+) -> dict[str, dict[str, str]]:
     """Returns {label: {unit, scheme}} of what the model in ``model.json`` predicts."""
     units = model.get("units") or {}
-    fields = model.get("fields") or {}
-    described = fields.values() if isinstance(fields, Mapping) else fields
-    schemes = {
-        entry["name"]: entry.get("scheme", "") for entry in described if isinstance(entry, Mapping)
-    }
     return {
         label: {"unit": str(unit), "scheme": str(schemes.get(label, ""))}
         for label, unit in sorted(units.items())

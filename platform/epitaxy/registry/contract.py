@@ -80,7 +80,7 @@ class Registry(Protocol):
     """A store of model folders by name and version.
 
     Attributes:
-        uri: What ``open_registry`` opens it with.
+        uri: Where it is, without credentials.
     """
 
     uri: str

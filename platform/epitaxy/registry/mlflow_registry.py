@@ -10,6 +10,7 @@ import builtins
 import datetime
 import logging
 import os
+import re
 import tempfile
 import uuid
 import warnings
@@ -41,6 +42,7 @@ _NETWORK_FILE_SYSTEMS = frozenset(
     }
     | {"glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs", "fuse.gcsfuse", "9p", "orangefs"}
 )
+_CREDENTIALS = re.compile(r"://[^/@\s]*@")
 _DIGEST_TAG = "epitaxy.digest"
 
 
@@ -66,7 +68,7 @@ class MlflowRegistry:
             raise RegistryError(
                 f"the registry {uri} needs registry.artifacts=FOLDER_OR_URI for the model files"
             )
-        self.uri = uri
+        self.uri = _CREDENTIALS.sub("://", uri)
         self._filesystem, root = fsspec.core.url_to_fs(artifacts)
         self._root = str(root).rstrip("/")
         self._client = _client(uri)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from epitaxy.errors import ConfigError
 from epitaxy.train.folders import read_json, write_json
 
 TRACKING = "tracking.json"
@@ -31,6 +32,9 @@ class Tracker:
         name: Of the run.
         settings: Logged as parameters, nested names joined by dots.
         tags: Logged as tags.
+
+    Raises:
+        ConfigError: If MLflow cannot use ``uri``.
     """
 
     def __init__(
@@ -42,27 +46,20 @@ class Tracker:
         tags: Mapping[str, str],
     ) -> None:
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
-        self._client = MlflowClient(tracking_uri=uri)
-        self._path = run_dir / TRACKING
-        known = read_json(self._path) if self._path.is_file() else {}
+        self._uri, self._path = uri, run_dir / TRACKING
         self._sent: dict[str, int] = {}
-        if known.get("uri") == uri:
-            self.run_id = str(known["run_id"])
-            self._sent = {str(kind): int(steps) for kind, steps in known["sent"].items()}
-            # A killed driver leaves its run RUNNING for ever; a failed one FAILED.
-            self._client.update_run(self.run_id, status="RUNNING")
-        else:
-            experiment = self._client.get_experiment_by_name(EXPERIMENT)
-            experiment_id = (
-                experiment.experiment_id
-                if experiment
-                else self._client.create_experiment(EXPERIMENT)
-            )
-            run = self._client.create_run(experiment_id, run_name=name, tags=dict(tags))
-            self.run_id = run.info.run_id
-            self._log_parameters(settings)
-        self._uri = uri
+        try:
+            self._client = MlflowClient(tracking_uri=uri)
+            self.run_id = self._continued() or self._created(name, settings, tags)
+        except (MlflowException, SQLAlchemyError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"tracking={uri} cannot be used: {reason}. Correct it, or switch it off with "
+                "tracking=null"
+            ) from error
         self._remember()
 
     def receive(self, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -90,14 +87,33 @@ class Tracker:
         """Closes the MLflow run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
         self._client.set_terminated(self.run_id, status=status)
 
-    def _log_parameters(self, settings: Mapping[str, Any]) -> None:
+    def _continued(self) -> str | None:
+        """Returns the MLflow run that an earlier start of this run logged to."""
+        known = read_json(self._path) if self._path.is_file() else {}
+        if known.get("uri") != self._uri:
+            return None
+        self._sent = {str(kind): int(steps) for kind, steps in known["sent"].items()}
+        # A killed driver leaves its run RUNNING for ever; a failed one FAILED.
+        self._client.update_run(known["run_id"], status="RUNNING")
+        return str(known["run_id"])
+
+    def _created(self, name: str, settings: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = (
+            experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT)
+        )
+        run = self._client.create_run(experiment_id, run_name=name, tags=dict(tags))
+        self._log_parameters(run.info.run_id, settings)
+        return str(run.info.run_id)
+
+    def _log_parameters(self, run_id: str, settings: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
         parameters = [
             Param(name, str(value)[:PARAM_LENGTH]) for name, value in _flatten(settings, "")
         ]
         for start in range(0, len(parameters), 100):
-            self._client.log_batch(self.run_id, params=parameters[start : start + 100])
+            self._client.log_batch(run_id, params=parameters[start : start + 100])
 
     def _remember(self) -> None:
         write_json(self._path, {"uri": self._uri, "run_id": self.run_id, "sent": self._sent})

@@ -64,8 +64,8 @@ class CifFolder:
             raise RecordError(f"there is no file {path.name} in {uri}")
         text = path.read_text(encoding="utf-8", errors="replace")
         return CrystalRecord(
-            id=identity,
-            **parse_cif(text, f"{uri}: {path.name}"),
+            identity,
+            *parse_cif(text, f"{uri}: {path.name}"),
             labels=read_labels(self._fields, lambda rule: cells[rule.key] or None, cells),
         )
 

@@ -153,7 +153,9 @@ class FieldRule:
 
 
 def read_labels(
-    fields: Mapping[str, FieldRule], lookup: Callable[[FieldRule], ArrayLike | None], keys: Iterable[str]
+    fields: Mapping[str, FieldRule],
+    lookup: Callable[[FieldRule], ArrayLike | None],
+    keys: Iterable[str],
 ) -> dict[str, Label]:
     """Returns the labels of one record.
 

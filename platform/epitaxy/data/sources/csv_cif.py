@@ -72,8 +72,8 @@ class CsvCif:
         cells = {key: (text or "").strip() for key, text in row.items()}
         identity = cells[self._id_column]
         return CrystalRecord(
-            id=identity,
-            **parse_cif(cells[self._cif_column], where),
+            identity,
+            *parse_cif(cells[self._cif_column], where),
             labels=read_labels(self._fields, lambda rule: cells[rule.key] or None, cells),
             group=cells[self._group_column] if self._group_column else identity,
         )

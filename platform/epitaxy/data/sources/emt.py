@@ -246,11 +246,12 @@ def _frame(alloy: Alloy, run: str, frame: int, atoms: Atoms) -> CrystalRecord:
 
 
 def _record(name: str, alloy: Alloy, atoms: Atoms, labels: dict[str, Label]) -> CrystalRecord:
+    # Copies: the optimiser and the dynamics go on changing the arrays of ``atoms`` in place.
     return CrystalRecord(
         id=name,
         numbers=atoms.numbers.astype(np.uint8),
-        positions=atoms.positions,
-        cell=atoms.cell.array,
+        positions=atoms.positions.copy(),
+        cell=atoms.cell.array.copy(),
         labels=labels,
         group=alloy.formula,
     )

@@ -1,8 +1,8 @@
 """Extended XYZ: frames of ``count``, ``key=value`` comment, one line per atom.
 
-Read here rather than by ``ase.io``: ASE guesses types (the id ``000802`` becomes 802), hides energy,
-forces and stress in a calculator under names of its own, ignores surplus columns and stops at the
-first bad frame.
+Read here rather than by ``ase.io``, which guesses types (the id ``000802`` becomes 802), moves
+energy, forces and stress into a calculator under names of its own, ignores surplus columns and
+stops at the first bad frame.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class ExtendedXyz:
             for number, (comment, lines) in enumerate(frames):
                 try:
                     yield self._record(f"{stem(uri)}-{number}", comment, lines)
-                except (RecordError, ValueError) as error:
+                except RecordError as error:
                     yield BadRecord(f"{uri}, frame {number}", error)
 
     def _record(self, default_id: str, comment: str, lines: list[str]) -> CrystalRecord:
@@ -105,8 +105,8 @@ def _frames(uri: str, stream: IO[str]) -> Iterator[tuple[str, list[str]]]:
                 continue
             if not re.fullmatch(r"\s*\d{1,9}\s*", line):
                 raise SourceError(
-                    f"{uri}, frame {number}: expected a number of atoms, found {line.strip()[:60]!r}"
-                    f"{_after(number)}"
+                    f"{uri}, frame {number}: expected a number of atoms, found "
+                    f"{line.strip()[:60]!r}{_after(number)}"
                 )
             wanted = int(line)
             comment = stream.readline()
@@ -152,9 +152,7 @@ def _first(info: Mapping[str, str], keys: Sequence[str], what: str) -> str:
 
 def _numbers(key: str, text: str, count: int | None = None) -> np.ndarray:
     try:
-        values = np.array(
-            [float(word) for word in re.sub(r"_JSON|[\[\]{},]", " ", text).split()]
-        )
+        values = np.array([float(word) for word in re.sub(r"_JSON|[\[\]{},]", " ", text).split()])
     except ValueError as error:
         raise RecordError(f"{key!r} is {text[:60]!r}, expected numbers") from error
     if count is not None and len(values) != count:

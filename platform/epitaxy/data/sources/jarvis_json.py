@@ -66,8 +66,8 @@ class JarvisJson:
 
         identity = f"{self._id_prefix}{value(self._id_key)}"
         return CrystalRecord(
-            id=identity,
-            **parse_jarvis(value("atoms")),
+            identity,
+            *parse_jarvis(value("atoms")),
             labels=read_labels(self._fields, raw, entry),
             group=str(value(self._group_key)) if self._group_key else identity,
         )
@@ -77,27 +77,33 @@ def iterate_list(uri: str, stream: IO[str]) -> Iterator[Any]:
     """Yields the entries of a JSON list without holding the whole text.
 
     Raises:
-        SourceError: If the text is no list, or ends too early; the message counts the entries.
+        SourceError: If the text is no list, or is malformed or cut off; the message counts the
+            entries before that.
     """
     decoder = json.JSONDecoder()
-    buffer, count, ended = "", 0, False
-    expected = "["
-    while True:
-        buffer = buffer.lstrip()
-        if buffer[:1] == "]" and expected != "[":
-            return
+    buffer, count = _more(uri, stream, "", 0).lstrip(), 0
+    if buffer[:1] != "[":
+        raise SourceError(f"{uri} must hold a JSON list of entries, it starts with {buffer[:20]!r}")
+    buffer = buffer[1:]
+    while not buffer.lstrip().startswith("]"):
+        buffer = buffer.lstrip().removeprefix("," if count else "").lstrip()
         try:
-            if expected and buffer[:1] != expected:
-                if buffer:
-                    raise SourceError(
-                        f"{uri}: expected {expected!r} after {count} entries of a list, found "
-                        f"{buffer[:20]!r}"
-                    )
-                raise json.JSONDecodeError("nothing left", "", 0)
-            entry, end = None, 1
-            if not expected:
-                entry, end = decoder.raw_decode(buffer)
-                if end == len(buffer) and not ended:  # a number could go on in the next chunk
-                    raise json.JSONDecodeError("may go on", "", 0)
-        except json.JSONDecodeError as error:
-            ...
+            entry, end = decoder.raw_decode(buffer)
+        except json.JSONDecodeError as error:  # most often: the entry goes on in the next chunk
+            longer = _more(uri, stream, buffer, count)
+            if longer == buffer:
+                raise SourceError(
+                    f"{uri} is malformed or cut off after {count} entries: {error}"
+                ) from error
+            buffer = longer
+        else:
+            yield entry
+            count += 1
+            buffer = buffer[end:]
+
+
+def _more(uri: str, stream: IO[str], buffer: str, count: int) -> str:
+    try:  # reading at least as much again keeps the work linear for entries of any length
+        return buffer + stream.read(max(_CHUNK, len(buffer)))
+    except EOFError as error:
+        raise SourceError(f"{uri} is cut off after {count} entries: {error}") from error

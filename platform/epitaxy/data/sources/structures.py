@@ -17,7 +17,11 @@ logger = logging.getLogger(__name__)
 _HARMLESS = "rounded to ideal values"
 
 
-def parse_cif(text: str, where: str) -> dict[str, np.ndarray]:
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Atomic numbers (atoms), Cartesian positions (atoms, 3) and cell (3, 3), Å."""
+
+
+def parse_cif(text: str, where: str) -> Arrays:
     """Returns atomic numbers, positions (Å) and cell (Å) of the crystal in a CIF.
 
     All sites of the cell, symmetry applied, in pymatgen's order (that of
@@ -44,14 +48,11 @@ def parse_cif(text: str, where: str) -> dict[str, np.ndarray]:
     if not structure.is_ordered:
         site = next(site for site in structure if not site.is_ordered)
         raise RecordError(f"a site is not fully occupied by one element: {site.species_string}")
-    return {
-        "numbers": np.array([site.specie.Z for site in structure]),
-        "positions": np.array(structure.cart_coords),
-        "cell": np.array(structure.lattice.matrix),
-    }
+    numbers = np.array([site.specie.Z for site in structure])
+    return numbers, np.array(structure.cart_coords), np.array(structure.lattice.matrix)
 
 
-def parse_jarvis(atoms: Any) -> dict[str, np.ndarray]:
+def parse_jarvis(atoms: Any) -> Arrays:
     """Returns atomic numbers, positions (Å) and cell (Å) of a JARVIS ``atoms`` dictionary.
 
     ``coords`` are fractional unless ``cartesian`` is true.
@@ -72,8 +73,5 @@ def parse_jarvis(atoms: Any) -> dict[str, np.ndarray]:
         coordinates = np.array(atoms["coords"], dtype=np.float64).reshape(-1, 3)
     except (TypeError, ValueError) as error:
         raise RecordError(f"'atoms' has arrays of a wrong form: {error}") from error
-    return {
-        "numbers": np.array([atomic_numbers[element] for element in atoms["elements"]]),
-        "positions": coordinates if atoms.get("cartesian") else coordinates @ cell,
-        "cell": cell,
-    }
+    numbers = np.array([atomic_numbers[element] for element in atoms["elements"]])
+    return numbers, coordinates if atoms.get("cartesian") else coordinates @ cell, cell

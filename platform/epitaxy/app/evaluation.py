@@ -1,0 +1,75 @@
+"""The verb ``evaluate``: a model, a split of a data set, metrics with units and baselines."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epitaxy.app.models import SourceModel, find_model
+from epitaxy.app.paths import absolute, absolute_output
+from epitaxy.data.dataset import Dataset
+from epitaxy.data.splits import split_rows
+from epitaxy.errors import ConfigError, closest
+from epitaxy.predict.evaluate import Evaluation, evaluate
+
+SPLITS = ("train", "val", "test", "all")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What ``evaluate`` returns.
+
+    Attributes:
+        evaluation: Metrics with units, and predictions beside labels.
+        directory: Where ``metrics.json`` and ``parity.npz`` lie.
+    """
+
+    evaluation: Evaluation
+    directory: Path
+
+
+def run_evaluation(config: Mapping[str, Any]) -> Evaluated:
+    """Evaluates a model and writes the result to the folder ``out``.
+
+    Raises:
+        ConfigError: If the split is unknown.
+        NeedsError: If the data lacks every label that the model predicts.
+    """
+    model = find_model(str(config["model"]), config, config["trust"])
+    dataset = Dataset.open(absolute(str(config["data"])))
+    split = str(config["split"])
+    rows = _rows(dataset, split, model)
+    directory = Path(absolute_output(str(config["out"] or _default_out(config, model)), "out"))
+    evaluation = evaluate(model.folder, dataset, rows)
+    directory.mkdir(parents=True, exist_ok=True)
+    evaluation.save(directory)
+    return Evaluated(evaluation, directory)
+
+
+def _rows(dataset: Dataset, split: str, model: SourceModel) -> np.ndarray:
+    if split not in SPLITS:
+        raise ConfigError(f"split is {split!r}; {closest(split, SPLITS)}")
+    trained_here = (model.card.get("data") or {}).get("digest") == dataset.data_digest
+    if split == "all":
+        if trained_here:
+            logger.warning("the model was trained on a part of these records: split=test is honest")
+        return np.arange(len(dataset))
+    if not trained_here:
+        logger.warning(
+            "the model was trained on other data; split=%s deals %s by the rule of its training",
+            split, dataset.path,
+        )  # fmt: skip
+    return split_rows(dataset.ids, dataset.groups, **(model.card.get("split") or {}))[split]
+
+
+def _default_out(config: Mapping[str, Any], model: SourceModel) -> Path:
+    name = model.identity.get("reference") or f"{model.card.get('name', 'model')}"
+    data = Path(absolute(str(config["data"]))).name
+    return Path(config["home"]) / "evaluations" / name / f"{data}-{config['split']}"

@@ -1,0 +1,273 @@
+"""What every pair of encoder and objective keeps: sums, masks, symmetries, derivatives."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase.io import iread
+from torch import Tensor
+
+from epitaxy.build import build
+from epitaxy.graph.batch import CrystalBatch
+from epitaxy.graph.record import CrystalRecord
+from epitaxy.objectives.contract import Objective
+
+CLOSE = {"rtol": 1e-9, "atol": 1e-9}
+RELATIVE = 1e-6
+"""Largest difference between a derivative and finite differences, relative to the largest one."""
+STENCIL = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
+STEP = 3e-4
+"""Å or strain; five-point differences then err by about 1e-8 of the derivative."""
+
+
+def viewed(pair: Any, records: list[CrystalRecord], batch_of: Any) -> tuple[CrystalBatch, ...]:
+    """The batches of all views, as the training loop makes them."""
+    rng = np.random.default_rng(0)
+    views = [pair.objective.views(record, rng) for record in records]
+    if not views:
+        return (batch_of([], pair.specs),)
+    return tuple(batch_of(list(one), pair.specs) for one in zip(*views, strict=True))
+
+
+def predict(pair: Any, records: list[CrystalRecord], batch_of: Any) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return pair.objective.predict(pair.model, batch_of(records, pair.specs))
+
+
+def with_derivatives(pair: Any) -> None:
+    if not {"forces", "stress"} <= set(pair.objective.labels):
+        pytest.skip("learns no forces and stress")
+
+
+def rotation() -> np.ndarray:
+    matrix, _ = np.linalg.qr(np.random.default_rng(7).normal(size=(3, 3)))
+    return matrix * np.sign(np.linalg.det(matrix))
+
+
+def test_it_is_an_objective(pair: Any) -> None:
+    assert isinstance(pair.objective, Objective)
+    assert pair.objective.labels
+    assert set(pair.objective.labels) <= set(pair.objective.units)
+    for name, _ in pair.model.named_parameters():
+        assert name.startswith(("encoder.", "head."))
+
+
+def test_statistics_survive_json(pair: Any, examples: Any, batch_of: Any, table_of: Any) -> None:
+    statistics = json.loads(json.dumps(pair.objective.fit(table_of(examples))))
+    twin = build(pair.objective_config)
+    twin.adopt(statistics)
+    batch = batch_of(examples, pair.specs)
+    expected = pair.objective.predict(pair.model, batch)
+    for name, value in twin.predict(pair.model, batch).items():
+        assert torch.equal(value, expected[name]), name
+    assert dict(twin.units) == dict(pair.objective.units)
+
+
+def test_terms_of_a_batch_are_sums_over_its_crystals(
+    pair: Any, examples: Any, batch_of: Any
+) -> None:
+    views = viewed(pair, examples, batch_of)
+    terms = pair.objective.terms(pair.model, views)
+    assert {name: term.count for name, term in terms.items()} == pair.objective.counts(views)
+    if pair.objective.couples_records:
+        return
+    singly = [
+        pair.objective.terms(pair.model, viewed(pair, [record], batch_of)) for record in examples
+    ]
+    for name, term in terms.items():
+        total = torch.stack([single[name].total for single in singly]).sum()
+        torch.testing.assert_close(term.total, total, **CLOSE)
+        assert term.count == sum(single[name].count for single in singly)
+
+
+def test_a_record_without_labels_adds_nothing(pair: Any, examples: Any, batch_of: Any) -> None:
+    bare = examples[1].replace(labels={}, id="bare")
+    without = pair.objective.terms(pair.model, viewed(pair, examples, batch_of))
+    with_bare = pair.objective.terms(pair.model, viewed(pair, [*examples, bare], batch_of))
+    for name, term in without.items():
+        torch.testing.assert_close(with_bare[name].total, term.total, **CLOSE)
+        assert with_bare[name].count == term.count
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_an_empty_batch_gives_zero_terms(pair: Any, batch_of: Any, training: bool) -> None:
+    pair.model.train(training)
+    views = viewed(pair, [], batch_of)
+    assert set(pair.objective.counts(views).values()) == {0}
+    terms = pair.objective.terms(pair.model, views)
+    total = torch.stack([term.total for term in terms.values()]).sum()
+    assert float(total.detach()) == 0.0
+    total.backward()
+    for parameter in pair.model.parameters():
+        assert parameter.grad is None or not parameter.grad.any()
+    assert all(len(value) == 0 for value in predict(pair, [], batch_of).values())
+
+
+def test_every_parameter_learns(pair: Any, examples: Any, batch_of: Any) -> None:
+    terms = pair.objective.terms(pair.model, viewed(pair, examples, batch_of))
+    torch.stack([term.weight * term.total for term in terms.values()]).sum().backward()
+    for name, parameter in pair.model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_predictions_of_a_batch_equal_those_of_its_crystals(
+    pair: Any, examples: Any, batch_of: Any
+) -> None:
+    singly = [predict(pair, [record], batch_of) for record in examples]
+    for name, value in predict(pair, examples, batch_of).items():
+        assert not value.requires_grad
+        expected = torch.cat([single[name] for single in singly])
+        torch.testing.assert_close(value, expected, **CLOSE)
+
+
+def test_terms_under_no_grad_equal_those_of_training(
+    pair: Any, examples: Any, batch_of: Any
+) -> None:
+    views = viewed(pair, examples, batch_of)
+    expected = pair.objective.terms(pair.model, views)
+    with torch.no_grad():
+        terms = pair.objective.terms(pair.model, views)
+    for name, term in terms.items():
+        assert not term.total.requires_grad
+        torch.testing.assert_close(term.total, expected[name].total.detach(), **CLOSE)
+
+
+def test_rotation_turns_forces_and_stress(pair: Any, examples: Any, batch_of: Any) -> None:
+    if "rotation" not in pair.model.encoder.invariances:
+        pytest.skip("does not declare rotation")
+    turn = rotation()
+    turned = [r.replace(positions=r.positions @ turn, cell=r.cell @ turn) for r in examples]
+    before, after = (predict(pair, records, batch_of) for records in (examples, turned))
+    turn = torch.from_numpy(turn)
+    for name, value in before.items():
+        expected = value
+        if name == "forces":
+            expected = value @ turn
+        elif name == "stress":
+            expected = turn.T @ value @ turn
+        torch.testing.assert_close(after[name], expected, **CLOSE)
+
+
+def test_a_supercell_repeats_forces_and_keeps_the_rest_per_atom(
+    pair: Any, examples: Any, batch_of: Any
+) -> None:
+    if "supercell" not in pair.model.encoder.invariances:
+        pytest.skip("does not declare supercell")
+    record = examples[0]
+    larger = record.replace(
+        numbers=np.tile(record.numbers, 3),
+        positions=np.concatenate([record.positions + k * record.cell[0] for k in range(3)]),
+        cell=record.cell * np.array([[3.0], [1.0], [1.0]]),
+        labels={},
+    )
+    small, large = (predict(pair, [r], batch_of) for r in (record, larger))
+    extensive = "forces" in small
+    for name, value in small.items():
+        expected = value
+        if name == "forces":
+            expected = value.repeat(3, 1)
+        elif name == "energy" and extensive:
+            expected = 3 * value
+        torch.testing.assert_close(large[name], expected, **CLOSE)
+
+
+@pytest.fixture(scope="module")
+def derivative_cases(examples: list[CrystalRecord], crystals: Any) -> list[CrystalRecord]:
+    left_handed = examples[3].replace(cell=examples[3].cell[[1, 0, 2]], id="left-handed")
+    return [*examples, left_handed, crystals.perovskite()]
+
+
+def test_forces_and_stress_are_derivatives_of_the_energy(
+    pair: Any, derivative_cases: list[CrystalRecord], batch_of: Any
+) -> None:
+    with_derivatives(pair)
+    check_derivatives(pair, derivative_cases, batch_of)
+
+
+def test_forces_and_stress_of_real_crystals(pair: Any, data_dir: Any, batch_of: Any) -> None:
+    with_derivatives(pair)
+    check_derivatives(pair, real_crystals(data_dir, 4), batch_of)
+
+
+def displaced(pair: Any, record: CrystalRecord, batch_of: Any) -> CrystalBatch:
+    """The crystal without symmetry, and without an edge that is almost as long as the cutoff."""
+    rng = np.random.default_rng(5)
+    for _ in range(100):
+        positions = record.positions + rng.normal(0, 0.05, record.positions.shape)
+        batch = batch_of([record.replace(positions=positions)], pair.specs)
+        lengths = batch.edge_vectors(pair.specs[0]).norm(dim=-1)
+        if (lengths - pair.specs[0].cutoff).abs().min() > 1e-3:
+            return batch
+    raise AssertionError(f"{record.id} has an edge at the cutoff whatever its atoms do")
+
+
+def check_derivatives(pair: Any, records: list[CrystalRecord], batch_of: Any) -> None:
+    for record in records:
+        batch = displaced(pair, record, batch_of)
+        predicted = pair.objective.predict(pair.model, batch)
+        forces, stress = numerical_derivatives(pair, batch)
+        agree(predicted["forces"], forces, record.id)
+        agree(predicted["stress"][0], stress, record.id)
+        torch.testing.assert_close(predicted["forces"].sum(0), torch.zeros(3).double(), **CLOSE)
+        stress = predicted["stress"]
+        torch.testing.assert_close(stress, stress.transpose(-1, -2), **CLOSE)
+
+
+def agree(analytic: Tensor, numerical: Tensor, name: str) -> None:
+    largest = float(numerical.abs().max())
+    error = float((analytic - numerical).abs().max())
+    assert error <= RELATIVE * max(largest, 1e-4), f"{name}: {error} of {largest}"
+
+
+def numerical_derivatives(pair: Any, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
+    """Five-point differences of the energy at fixed edges: forces and (1/V) dE/dε."""
+
+    def energy(changed: CrystalBatch) -> float:
+        with torch.no_grad():
+            return float(pair.objective.predict(pair.model, changed)["energy"])
+
+    def slope(change: Callable[[float], CrystalBatch]) -> float:
+        return sum(c * energy(change(k * STEP)) for k, c in STENCIL.items()) / STEP
+
+    def move(atom: int, axis: int) -> Callable[[float], CrystalBatch]:
+        def changed(step: float) -> CrystalBatch:
+            positions = batch.positions.clone()
+            positions[atom, axis] += step
+            return batch.replace(positions=positions)
+
+        return changed
+
+    def strain(row: int, column: int) -> Callable[[float], CrystalBatch]:
+        def changed(step: float) -> CrystalBatch:
+            deformation = torch.eye(3).double()
+            deformation[row, column] += step
+            return batch.replace(
+                positions=batch.positions @ deformation, cell=batch.cell @ deformation
+            )
+
+        return changed
+
+    atoms, axes = range(len(batch.numbers)), range(3)
+    forces = np.array([[-slope(move(atom, axis)) for axis in axes] for atom in atoms])
+    stress = np.array([[slope(strain(row, column)) for column in axes] for row in axes])
+    volume = abs(np.linalg.det(batch.cell[0].numpy()))
+    return torch.from_numpy(forces), torch.from_numpy(stress / volume)
+
+
+def real_crystals(data_dir: Any, count: int) -> list[CrystalRecord]:
+    """The first DFT frames with 2 to 6 atoms, each of elements the others lack."""
+    records: list[CrystalRecord] = []
+    for atoms in iread(data_dir / "small/forces_300.xyz.gz", format="extxyz"):
+        seen = {number for record in records for number in record.numbers.tolist()}
+        if 2 <= len(atoms) <= 6 and not seen & set(atoms.numbers.tolist()):
+            name = f"frame-{len(records)}"
+            records.append(CrystalRecord(name, atoms.numbers, atoms.positions, atoms.cell.array))
+        if len(records) == count:
+            break
+    return records
