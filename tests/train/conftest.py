@@ -98,11 +98,12 @@ def peers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Peers]:
 
 @pytest.fixture(scope="session")
 def records(crystals: Any) -> list[CrystalRecord]:
-    """30 crystals with energy, forces and stress, and two scalars that many lack."""
+    """30 crystals: energy, forces, stress, two scalars that many lack, one to be learnt."""
     rng = np.random.default_rng(5)
     made = []
     for index, record in enumerate(crystals.many(30, seed=3, max_atoms=5)):
         labels = dict(record.labels)
+        labels["mean_number"] = Label(float(np.mean(record.numbers)), "")
         if index % 3 != 0:
             labels["gap"] = Label(rng.uniform(0, 5), "eV")
         if index % 4 == 1:

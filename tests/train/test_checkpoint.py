@@ -115,9 +115,7 @@ def trained(model: Model, steps: int) -> tuple[torch.optim.Optimizer, Ema]:
 
 def write(run_dir: Path, state: RunState, parts: tuple[Model, Objective]) -> tuple[object, ...]:
     optimizer, ema = trained(parts[0], 3)
-    card = checkpoint.model_card(
-        parts[0], ENCODER, OBJECTIVE, parts[1], {"statistics": STATISTICS}
-    )
+    card = checkpoint.model_card(parts[0], ENCODER, OBJECTIVE, parts[1], {"statistics": STATISTICS})
     folder = checkpoint.save_checkpoint(run_dir, state, parts[0], optimizer, ema, card, {})
     return folder, optimizer, ema
 
@@ -139,7 +137,9 @@ def test_training_continues_as_if_never_stored(
             parameter.grad = torch.randn_like(parameter)
         opt.step()  # type: ignore[attr-defined]
         average.update()  # type: ignore[attr-defined]
-    for (name, a), b in zip(parts[0].state_dict().items(), other.state_dict().values(), strict=True):
+    for (name, a), b in zip(
+        parts[0].state_dict().items(), other.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(a, b, rtol=0, atol=0, msg=name)
     for name, tensor in ema.average.items():  # type: ignore[attr-defined]
         torch.testing.assert_close(other_ema.average[name], tensor, rtol=0, atol=0)

@@ -36,7 +36,9 @@ def test_alone() -> None:
 
 def test_large_and_mixed_tensors_fill_several_buckets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collective, "BUCKET_BYTES", 64)
-    tensors = [torch.zeros(n, dtype=d) for n in (4, 4, 8, 40) for d in (torch.float32, torch.float64)]
+    tensors = [
+        torch.zeros(n, dtype=d) for n in (4, 4, 8, 40) for d in (torch.float32, torch.float64)
+    ]
     buckets = collective._buckets(tensors)
     assert sorted(id(t) for bucket in buckets for t in bucket) == sorted(id(t) for t in tensors)
     for bucket in buckets:

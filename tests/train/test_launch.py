@@ -15,13 +15,14 @@ from epitaxy.data.convert import prepare
 from epitaxy.errors import CheckpointError, ConfigError, EpitaxyError, NeedsError, PlanError
 from epitaxy.graph.record import CrystalRecord
 from epitaxy.train import launch as launching
+from epitaxy.train.checkpoint import load_weights
 from epitaxy.train.identity import locked
 from epitaxy.train.launch import launch
 from epitaxy.train.recorder import RunRecorder
 from epitaxy.train.settings import (
-    BatchSettings,
     ComputeSettings,
     FilterSettings,
+    InitSettings,
     OptimizerSettings,
     RunSettings,
     SplitSettings,
@@ -65,9 +66,33 @@ def test_run_folder_tells_what_was_run(make_settings: MakeSettings, data_set: Pa
 
 
 def test_training_learns(make_settings: MakeSettings) -> None:
-    run = launch(make_settings(loop={"epochs": 12}, batch=BatchSettings(graphs=5)))
-    losses = [line["train/loss"] for line in run.history if line["kind"] == "train"]
-    assert sum(losses[-4:]) < 0.9 * sum(losses[:4]), losses
+    target = {
+        "_target_": "epitaxy.objectives.regression.Regression",
+        "label": "mean_number",
+        "loss": "mse",
+    }
+    optimizer = OptimizerSettings(lr=1e-2)
+    run = launch(make_settings(objective=target, optimizer=optimizer, loop={"epochs": 15}))
+    errors = [line["val/mean_number_rmse"] for line in run.history if line["kind"] == "val"]
+    assert errors[-1] < 0.5 * errors[0]
+
+
+def test_fine_tuning_trains_what_the_strategy_says(make_settings: MakeSettings) -> None:
+    teacher = launch(make_settings("teacher"))
+    target = {
+        "_target_": "epitaxy.objectives.regression.Regression",
+        "label": "mean_number",
+        "hidden": [8],
+    }
+    strategy = {"_target_": "epitaxy.finetune.last_layer.LastLayer"}
+    init = InitSettings(model=str(teacher.model), strategy=strategy, lineage={"name": "t@best"})
+    student = launch(make_settings("student", objective=target, init=init))
+    before, after = (load_weights(run.model)[0] for run in (teacher, student))
+    moved = {name for name in before if not before[name].equal(after[name])}
+    assert moved == {"head.scalar.out.weight", "head.scalar.out.bias"}
+    run = json.loads((student.directory / "run.json").read_text())
+    assert set(run["strategy"]["multipliers"]) == moved
+    assert json.loads((student.model / "model.json").read_text())["lineage"] == {"name": "t@best"}
 
 
 def test_finished_run_returns_its_result_at_once(

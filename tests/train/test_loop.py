@@ -58,7 +58,9 @@ class Stepper:
         a, b = self.optimizer.param_groups
         self.rates.append((a["lr"], b["lr"]))
         k = len(self.rates)
-        return StepReport(Sums({"energy": (4.0 * k, 4.0)}), {"energy": 2.0}, float(k), k % 2 == 0, 4)
+        return StepReport(
+            Sums({"energy": (4.0 * k, 4.0)}), {"energy": 2.0}, float(k), k % 2 == 0, 4
+        )
 
 
 def plan(records: int = 10, graphs: int = 4) -> Plan:

@@ -15,7 +15,13 @@ def test_equal_keys_give_equal_draws_in_any_order() -> None:
 
 
 def test_every_part_of_the_key_matters() -> None:
-    keys = [(1, 2, "x", "a"), (2, 2, "x", "a"), (1, 3, "x", "a"), (1, 2, "y", "a"), (1, 2, "x", "b")]
+    keys = [
+        (1, 2, "x", "a"),
+        (2, 2, "x", "a"),
+        (1, 3, "x", "a"),
+        (1, 2, "y", "a"),
+        (1, 2, "x", "b"),
+    ]
     draws = {tuple(generator(*key).integers(0, 2**32, 4)) for key in keys}
     assert len(draws) == len(keys)
 

@@ -126,6 +126,28 @@ def test_every_record_is_consumed_once_per_epoch_in_the_surviving_history(
     assert lines > len(history)  # steps were undone, so the log is longer than the history
 
 
+def test_run_continues_on_another_number_of_workers(
+    peers: Any, make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, settings = make_settings("whole"), make_settings("cut", loop={"checkpoint_every": 1})
+    launch(whole)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            launch(settings)
+    config = identify(settings).worker_config(settings, in_ray=False)
+    peers.values("train", 3, config=config)
+    for line, expected in zip(
+        without_time(settings.directory), without_time(whole.directory), strict=True
+    ):
+        assert numbers(line) == pytest.approx(numbers(expected), rel=1e-6)
+    history = surviving_consumption(settings.directory)
+    for epoch in range(2):
+        names = [name for entry in history if entry.epoch == epoch for name in entry.ids]
+        assert len(names) == len(set(names)) == 20
+    assert {entry.rank for entry in history} == {0, 1, 2}
+
+
 def test_resuming_falls_back_over_a_damaged_checkpoint(
     make_settings: MakeSettings,
     monkeypatch: pytest.MonkeyPatch,
@@ -223,9 +245,7 @@ def test_damaged_record_reaches_every_rank(
     Path(settings.directory).mkdir()
     identity = identify(settings)
     config = identity.worker_config(settings, in_ray=False)
-    blob = dataset.read(
-        [next(iter(dataset.rows_of([_last_trained(settings)])))]
-    )[0]
+    blob = dataset.read([next(iter(dataset.rows_of([_last_trained(settings)])))])[0]
     shard = next(path for path in copy.rglob("*") if path.is_file() and blob in path.read_bytes())
     content = shard.read_bytes().replace(blob, blob[:-1] + bytes([blob[-1] ^ 1]))
     shard.write_bytes(content)

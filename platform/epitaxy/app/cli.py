@@ -170,6 +170,7 @@ def _sweep(command: _Command) -> None:
     header = [f"{name} ({unit})" if (unit := result.units.get(name)) else name for name in names]
     _say(columns([header, *([number(row.get(name, "")) for name in names] for row in rows)]))
     _say(f"best   {rows[0]['trial']}")
+    _say(f"model  {result.trials[0].model}")
     _say(f"sweep  {result.directory}")
     if swept.version:
         _say(f"published as {swept.version.reference}")

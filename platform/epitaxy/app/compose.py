@@ -97,24 +97,6 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
     return Composed(plain, {**groups, **picks}, options, given)
 
 
-def check_components(config: Any, path: str = "") -> None:
-    """Refuses arguments that the component's callable does not take, however deep.
-
-    Raises:
-        ConfigError: Naming the argument and the closest one that exists.
-    """
-    if isinstance(config, Mapping):
-        if "_target_" in config:
-            target = str(config["_target_"])
-            arguments = {key: value for key, value in config.items() if key != "_target_"}
-            check_arguments(locate(target), f"{path} ({target})", arguments)
-        for key, value in config.items():
-            check_components(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(config, (list, tuple)):
-        for index, item in enumerate(config):
-            check_components(item, f"{path}[{index}]")
-
-
 def to_yaml(config: Mapping[str, Any]) -> str:
     """Returns ``config`` as YAML text."""
     return str(OmegaConf.to_yaml(OmegaConf.create(dict(config))))

@@ -33,7 +33,7 @@ def absolute_output(path: str, key: str) -> str:
     if _RAY_JOB_FOLDER in full:
         raise ConfigError(
             f"{key}={path} is relative to the folder of the Ray job, which is lost with the "
-            f"session; give an absolute path or leave {key} out ($EPITAXY_HOME is the default)"
+            "session; give an absolute path"
         )
     return full
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import epitaxy
-from epitaxy.app.compose import Composed, check_components, to_yaml
+from epitaxy.app.components import check_components
+from epitaxy.app.compose import Composed, to_yaml
 from epitaxy.app.models import SourceModel, find_model, registry_of
 from epitaxy.app.paths import set_absolute
 from epitaxy.data.manifest import Manifest

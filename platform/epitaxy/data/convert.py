@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 import epitaxy
 from epitaxy.data.codec import encode, record_digest
-from epitaxy.data.dataset import data_digest, storage
+from epitaxy.data.dataset import Storage, data_digest, storage
 from epitaxy.data.manifest import FILE_NAME as MANIFEST
 from epitaxy.data.manifest import (
     FileEntry,
@@ -78,33 +78,25 @@ def prepare(
         UnitError: If a unit is unknown.
         ConfigError: If ``out`` exists, or an argument is wrong.
     """
-    if on_error not in ("stop", "skip"):
-        raise ConfigError(f"on_error is {on_error!r}; {closest(on_error, ('stop', 'skip'))}")
-    if shard_size < 1:
-        raise ConfigError(f"shard_size must be at least 1, got {shard_size}")
-    writer, suffix = storage(format).write_shard, storage(format).SUFFIX
-    items, files = _items(source, recipe)
+    _check_arguments(on_error, shard_size)
+    writer = storage(format)
+    items, origin = _items(source, recipe)
     with staging(Path(out).resolve(), overwrite=overwrite) as folder:
         bar = tqdm(unit=" records", disable=None if progress else True)
         with bar, (folder / "skipped.jsonl").open("w", encoding="utf-8") as skipped:
             intake = _Intake(on_error, skipped)
             blobs = intake.blobs(_ticking(items, bar))
-            shards: list[ShardEntry] = []
-            while (head := next(blobs, None)) is not None:
-                path = folder / f"shard-{len(shards):05d}{suffix}"
-                first = shards[-1].first + shards[-1].count if shards else 0
-                count = writer(path, first, chain([head], islice(blobs, shard_size - 1)))
-                shards.append(_shard_entry(folder, path, first, count))
+            shards = tuple(_write_shards(folder, writer, blobs, shard_size))
         intake.check_any()
         intake.sidecars.write(folder / SIDECARS)
         manifest = Manifest(
             storage=format,
             num_records=len(intake.digests),
             fields=intake.book.fields,
-            shards=tuple(shards),
+            shards=shards,
             files=_other_files(folder),
             data_digest=data_digest(list(intake.rows), intake.digests),
-            source={"uri": str(source) if files else "records in memory", "files": files},
+            source=origin,
             skipped=Skipped(intake.skipped, tuple(intake.listed)),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             generator=f"epitaxy {epitaxy.__version__}",
@@ -175,6 +167,13 @@ class _Intake:
         self.log.write(json.dumps({"where": where, "why": str(error)}, ensure_ascii=False) + "\n")
 
 
+def _check_arguments(on_error: str, shard_size: int) -> None:
+    if on_error not in ("stop", "skip"):
+        raise ConfigError(f"on_error is {on_error!r}; {closest(on_error, ('stop', 'skip'))}")
+    if shard_size < 1:
+        raise ConfigError(f"shard_size must be at least 1, got {shard_size}")
+
+
 def _as_epitaxy_error(error: Exception) -> EpitaxyError:
     if isinstance(error, EpitaxyError):
         return error
@@ -187,10 +186,10 @@ def _place(file: str, number: int) -> str:
 
 def _items(
     source: str | Path | Iterable[Item], recipe: Recipe | None
-) -> tuple[Iterator[tuple[str, int, Item]], list[dict[str, Any]]]:
-    """Returns (file, number in that file, item) for every record, and the files with checksums."""
+) -> tuple[Iterator[tuple[str, int, Item]], dict[str, Any]]:
+    """Returns (file, number in that file, item) for every record, and where they come from."""
     if not isinstance(source, (str, Path)):
-        return (("", number, item) for number, item in enumerate(source)), []
+        return (("", number, item) for number, item in enumerate(source)), {"uri": "", "files": []}
     if recipe is None:
         raise ConfigError(f"reading {source} needs a recipe")
     reader, paths = recipe.open_source(), expand(str(source))
@@ -200,9 +199,9 @@ def _items(
     files = [
         {"path": path, "bytes": tree_bytes(Path(path)), "sha256": tree_sha256(Path(path))}
         for path in paths
-        if path
+        if path and Path(path).exists()
     ]
-    return items, files
+    return items, {"uri": str(source), "files": files}
 
 
 def _ticking(
@@ -213,9 +212,20 @@ def _ticking(
         bar.update()
 
 
-def _shard_entry(folder: Path, path: Path, first: int, count: int) -> ShardEntry:
-    entry = file_entry(folder, path)
-    return ShardEntry(entry.path, entry.bytes, entry.sha256, first, count)
+def _write_shards(
+    folder: Path, writer: Storage, blobs: Iterator[bytes], size: int
+) -> Iterator[ShardEntry]:
+    """Writes shards of ``size`` records until ``blobs`` ends; yields an entry for each."""
+    first = 0
+    for number in count():
+        head = next(blobs, None)
+        if head is None:
+            return
+        path = folder / f"shard-{number:05d}{writer.SUFFIX}"
+        records = writer.write_shard(path, first, chain([head], islice(blobs, size - 1)))
+        entry = file_entry(folder, path)
+        yield ShardEntry(entry.path, entry.bytes, entry.sha256, first, records)
+        first += records
 
 
 def _other_files(folder: Path) -> tuple[FileEntry, ...]:

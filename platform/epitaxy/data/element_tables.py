@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 TABLES = Path(__file__).parents[1] / "graph" / "tables"
+
+Row = Mapping[str, Any]
 
 LAST_ELEMENT = 100
 """The published table ends at fermium."""
@@ -30,7 +33,7 @@ class FeatureGroup:
         low: Lower edge of the first bin.
         high: Upper edge of the last bin.
         logarithmic: Whether the natural logarithm of the value is binned.
-        read: Value of an element of mendeleev, or ``None``.
+        read: Value for a row of mendeleev's table of elements; NaN or ``None`` if unknown.
     """
 
     name: str
@@ -39,57 +42,62 @@ class FeatureGroup:
     low: float
     high: float
     logarithmic: bool
-    read: Callable[[Any], float | None]
+    read: Callable[[Row], float | None]
 
     def column(self, value: float | None) -> int | None:
         """Returns the bin of ``value``; ``None`` if it has none."""
-        if value is None:
+        if value is None or math.isnan(value):
             return None
         scaled = math.log(value) if self.logarithmic else value
         index = math.floor((scaled - self.low) / (self.high - self.low) * self.bins)
         return index if 0 <= index < self.bins else None
 
 
-def _is_f_block(element: Any) -> bool:
-    # La to Yb and Ac to No, as in the published table; mendeleev begins with Ce and Th.
-    return 57 <= element.atomic_number <= 70 or 89 <= element.atomic_number <= 102
+def _is_f_block(row: Row) -> bool:
+    # La to Yb and Ac to No, as in the published table; mendeleev ends them at Lu and Lr.
+    return 57 <= row["atomic_number"] <= 70 or 89 <= row["atomic_number"] <= 102
 
 
-def _group(element: Any) -> float:
-    if _is_f_block(element):
+def _group(row: Row) -> float:
+    if _is_f_block(row):
         return 0
-    return 3 if element.symbol in ("Lu", "Lr") else element.group_id
+    return 3 if row["symbol"] == "Lu" else row["group_id"]
 
 
-def _valence(element: Any) -> float:
-    # The published table counts the two s electrons of f-block elements and nothing else.
-    return 2 if _is_f_block(element) else element.nvalence()
+def _valence(row: Row) -> float:
+    if _is_f_block(row):
+        return 2  # the published table counts their two s electrons and nothing else
+    group = _group(row)
+    return group - 10 if row["block"] == "p" else group
 
 
-def _block(element: Any) -> float:
-    if _is_f_block(element):
+def _block(row: Row) -> float:
+    if _is_f_block(row):
         return 3
-    return 2 if element.symbol in ("Lu", "Lr") else "spdf".index(element.block)
+    return 2 if row["symbol"] == "Lu" else "spdf".index(row["block"])
+
+
+def _volume(row: Row) -> float:
+    return row["atomic_weight"] / row["density"]
 
 
 CGCNN92 = (
     FeatureGroup("group", "", 19, 0, 19, False, _group),
-    FeatureGroup("period", "", 7, 1, 8, False, lambda e: e.period),
-    FeatureGroup("electronegativity", "Pauling", 10, 0.5, 4.0, False, lambda e: e.en_pauling),
-    FeatureGroup("covalent radius", "pm", 10, 25, 250, False, lambda e: e.covalent_radius_pyykko),
+    FeatureGroup("period", "", 7, 1, 8, False, itemgetter("period")),
+    FeatureGroup("electronegativity", "Pauling", 10, 0.5, 4.0, False, itemgetter("en_pauling")),
+    FeatureGroup("covalent radius", "pm", 10, 25, 250, False, itemgetter("covalent_radius_pyykko")),
     FeatureGroup("valence electrons", "", 12, 1, 13, False, _valence),
-    FeatureGroup("first ionisation energy", "eV", 10, 1.3, 3.3, True, lambda e: e.ionenergies[1]),
-    FeatureGroup("electron affinity", "eV", 10, -3, 3.7, False, lambda e: e.electron_affinity),
+    FeatureGroup("ionisation energy", "eV", 10, 1.3, 3.3, True, itemgetter("ionisation")),
+    FeatureGroup("electron affinity", "eV", 10, -3, 3.7, False, itemgetter("electron_affinity")),
     FeatureGroup("block", "s p d f", 4, 0, 4, False, _block),
-    FeatureGroup("atomic volume", "cm³/mol", 10, 1.5, 4.3, True, lambda e: e.atomic_volume),
+    FeatureGroup("atomic volume", "cm³/mol", 10, 1.5, 4.3, True, _volume),
 )
 """Xie & Grossman 2018, supplement. Bin widths are theirs; group and period have the 19 and 7
 columns of the table they published, not the 18 and 9 of the text."""
 
 CGCNN92_CORRECTIONS: dict[str, dict[str, float | None]] = {
-    # What the published table was made from where mendeleev gives another value today.
-    # Pd: 5s² 4d¹⁰ counted, though the ground state is 4d¹⁰; Lu: without its full 4f shell.
-    "valence electrons": {"Pd": 12, "Lu": 3},
+    # What the published table was made from where the rules above and mendeleev say otherwise.
+    "valence electrons": {"He": 2, "Pd": 12},  # no p shell; counted as 5s² 4d¹⁰ (really 4d¹⁰)
     "atomic volume": {
         # The element as a liquid or solid; mendeleev now gives the gas at room temperature …
         **{"H": 14.1, "He": 31.8, "N": 17.3, "O": 14.0, "F": 17.1, "Ne": 16.8, "Cl": 18.7},
@@ -108,11 +116,13 @@ def build_cgcnn92() -> dict[str, Any]:
     to Fm; ``CGCNN92_CORRECTIONS`` lists the 23 values that this takes.
     """
     import mendeleev
+    from mendeleev.fetch import fetch_table
 
-    ones: dict[str, list[int]] = {}
-    for number in range(1, LAST_ELEMENT + 1):
-        element = mendeleev.element(number)
-        ones[str(number)] = _columns(element)
+    elements = fetch_table("elements").set_index("atomic_number", drop=False)
+    energies = fetch_table("ionizationenergies")
+    first = energies[energies["ion_charge"] == 0].set_index("atomic_number")
+    elements["ionisation"] = first["ionization_energy"]
+    ones = {str(z): _columns(elements.loc[z]) for z in range(1, LAST_ELEMENT + 1)}
     return {
         "name": "cgcnn92",
         "made_by": "epitaxy.data.element_tables",
@@ -144,13 +154,13 @@ def write(table: dict[str, Any], folder: Path = TABLES) -> Path:
     return path
 
 
-def _columns(element: Any) -> list[int]:
-    """Returns the columns that are 1 for ``element``."""
+def _columns(row: Row) -> list[int]:
+    """Returns the columns that are 1 for an element."""
     columns, offset = [], 0
     for group in CGCNN92:
         corrected = CGCNN92_CORRECTIONS.get(group.name, {})
-        known = element.symbol in corrected
-        value = corrected[element.symbol] if known else group.read(element)
+        known = row["symbol"] in corrected
+        value = corrected[row["symbol"]] if known else group.read(row)
         column = group.column(value)
         if column is not None:
             columns.append(offset + column)

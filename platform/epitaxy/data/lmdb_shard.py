@@ -94,7 +94,7 @@ def _environment(path: Path) -> lmdb.Environment:
         del _open[name]
     environment = lmdb.open(name, subdir=False, readonly=True, lock=False, readahead=False)
     _open[name] = (identity, environment)
-    if len(_open) > _MAX_OPEN:
+    while len(_open) > _MAX_OPEN:
         _open.popitem(last=False)[1][1].close()
     return environment
 

@@ -179,7 +179,7 @@ def _shard(path: Path) -> _Shard:
     key = (name, os.stat(name).st_ino)
     if key not in _shards:
         _shards[key] = _Shard(path)
-        if len(_shards) > _CACHED_SHARDS:
+        while len(_shards) > _CACHED_SHARDS:
             _shards.popitem(last=False)
     _shards.move_to_end(key)
     return _shards[key]

@@ -12,6 +12,7 @@ from epitaxy.errors import ConfigError, closest
 from epitaxy.shapes import Distances
 
 EnvelopeName = Literal["none", "cosine", "poly6"]
+_ENVELOPES = ("none", "cosine", "poly6")
 
 
 class GaussianBasis(nn.Module):
@@ -55,12 +56,21 @@ def cutoff_envelope(name: EnvelopeName, distances: Distances, cutoff: float) -> 
     Raises:
         ConfigError: For another name.
     """
+    check_envelope(name)
     if name == "none":
         return torch.ones_like(distances)
     u = (distances / cutoff).clamp(max=1.0)
     if name == "cosine":
         return 0.5 * (torch.cos(torch.pi * u) + 1.0)
-    if name == "poly6":
-        cubed = u * u * u
-        return 1.0 - cubed * cubed * (28.0 - u * (48.0 - 21.0 * u))
-    raise ConfigError(f"unknown envelope {name!r}; {closest(name, ('none', 'cosine', 'poly6'))}")
+    cubed = u * u * u
+    return 1.0 - cubed * cubed * (28.0 - u * (48.0 - 21.0 * u))
+
+
+def check_envelope(name: str) -> None:
+    """Refuses unknown envelopes.
+
+    Raises:
+        ConfigError: With the closest known name.
+    """
+    if name not in _ENVELOPES:
+        raise ConfigError(f"unknown envelope {name!r}; {closest(name, _ENVELOPES)}")

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from epitaxy.encoders.activations import ActivationName, activation
-from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, cutoff_envelope
+from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.contract import Encoding, Provision
+from epitaxy.encoders.gate import CORES, CoreName, gated_message
 from epitaxy.encoders.norms import COUPLING, NormName, make_norm
 from epitaxy.errors import ConfigError, RecordError, closest
 from epitaxy.graph.batch import CrystalBatch
@@ -61,8 +62,8 @@ class CGCNN(nn.Module):
         envelope: ``poly6``, ``cosine`` or ``none``.
         message_scale: Constant factor on the sum of messages.
         norm: ``batch``, ``sync_batch`` (batch over all workers), ``layer`` or ``none``.
-        core_activation: ``g``; twice differentiable ones only.
-        outer_activation: ``h``.
+        core_activation: ``g``, ``silu`` or ``softplus``.
+        outer_activation: ``h``, ``silu``, ``softplus`` or ``none``.
 
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
@@ -81,11 +82,11 @@ class CGCNN(nn.Module):
         padding: Padding = "masked",
         num_basis: int = 32,
         basis_start: float = 0.0,
-        basis_width: float = 1.0,
+        basis_width: float = 3.0,
         envelope: EnvelopeName = "poly6",
-        message_scale: float = 0.1,
+        message_scale: float = 0.3,
         norm: NormName = "none",
-        core_activation: ActivationName = "silu",
+        core_activation: CoreName = "silu",
         outer_activation: ActivationName = "none",
     ) -> None:
         super().__init__()
@@ -93,6 +94,7 @@ class CGCNN(nn.Module):
             raise ConfigError(f"CGCNN needs width ≥ 1 and layers ≥ 1, got {width} and {layers}")
         if padding not in ("index0", "masked"):
             raise ConfigError(f"padding is {padding!r}; {closest(padding, ('index0', 'masked'))}")
+        check_envelope(envelope)
         self.spec = GraphSpec(rule, cutoff, max_neighbors, padded=padding == "index0")
         self.envelope: EnvelopeName = envelope
         self.norm: NormName = norm
@@ -139,9 +141,7 @@ class CGCNN(nn.Module):
         graph = batch.graph(self.spec)
         distances = self.distances(batch)
         basis = self.basis(distances)
-        weight = None
-        if self.envelope != "none":
-            weight = cutoff_envelope(self.envelope, distances, self.spec.cutoff).unsqueeze(-1)
+        weight = cutoff_envelope(self.envelope, distances, self.spec.cutoff).unsqueeze(-1)
         node = self._embed(batch.numbers)
         for block in self.interaction:
             node = block(node, basis, weight, graph.source, graph.target)
@@ -171,7 +171,7 @@ class GatedConvolution(nn.Module):
         num_basis: int,
         norm: NormName,
         message_scale: float,
-        core_activation: ActivationName,
+        core_activation: CoreName,
         outer_activation: ActivationName,
     ) -> None:
         super().__init__()
@@ -180,23 +180,24 @@ class GatedConvolution(nn.Module):
         self.linear = nn.Linear(2 * width + num_basis, 2 * width)
         self.edge_norm = make_norm(norm, 2 * width)
         self.node_norm = make_norm(norm, width)
-        self.core_activation = activation(core_activation)
+        if core_activation not in CORES:
+            raise ConfigError(
+                f"core_activation is {core_activation!r}; {closest(core_activation, CORES)}"
+            )
+        self.core_activation: CoreName = core_activation
         self.outer_activation = activation(outer_activation)
 
     def forward(
         self,
         node: NodeFeatures,
         basis: Float[Tensor, "edges basis"],
-        weight: Float[Tensor, "edges 1"] | None,
+        weight: Float[Tensor, "edges 1"],
         source: EdgeIndex,
         target: EdgeIndex,
     ) -> NodeFeatures:
         """Returns the states after one exchange of messages, each times its ``weight``."""
         gates = self.edge_norm(self._gates(node, basis, source, target))
-        gate, core = gates.chunk(2, dim=-1)
-        message = torch.sigmoid(gate) * self.core_activation(core)
-        if weight is not None:
-            message = message * weight
+        message = gated_message(gates, weight, self.core_activation)
         received = torch.zeros_like(node).index_add(0, target, message)
         return self.outer_activation(node + self.node_norm(received * self.message_scale))
 

@@ -47,17 +47,28 @@ def nearest(
     for atom in range(len(positions)):
         start, stop = row_offsets[atom], row_offsets[atom + 1]
         number = min(limit, stop - start)
-        if by_distance or stop - start > limit:
+        whole = stop - start == number and not by_distance
+        if not whole:
             cell = cells[graph_index[atom]]
             _select(positions, cell, atom, source, shifts, start, stop, limit, keys, picks)
-            if not by_distance:
-                picks[:number].sort()
-            chosen[total : total + number] = picks[:number]
-        else:
-            chosen[total : total + number] = np.arange(start, stop)
+        for k in range(number):
+            chosen[total + k] = start + k if whole else picks[k]
+        if not (whole or by_distance):
+            _sort(chosen[total : total + number])
         kept[atom] = number
         total += number
     return kept
+
+
+@_jit
+def _sort(values: Array) -> None:
+    """Insertion sort: rows that exceed a limit are few and short."""
+    for k in range(1, len(values)):
+        value, place = values[k], k
+        while place > 0 and values[place - 1] > value:
+            values[place] = values[place - 1]
+            place -= 1
+        values[place] = value
 
 
 @_jit

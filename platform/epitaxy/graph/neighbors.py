@@ -155,11 +155,11 @@ def _checked(
     atom_offsets: np.ndarray,
     names: Sequence[str] | None,
 ) -> _Crystals:
-    # Kernels read raw memory: a transposed or fp32 array would give wrong edges without an error.
-    positions = np.ascontiguousarray(positions, dtype=np.float64)
-    cells = np.ascontiguousarray(cells, dtype=np.float64)
-    pbc = np.ascontiguousarray(pbc, dtype=bool)
-    atom_offsets = np.ascontiguousarray(atom_offsets, dtype=np.int64)
+    # One memory layout, so that kernels are compiled once (writable too: views of a shard are not).
+    positions = np.require(positions, np.float64, ["C", "A", "W"])
+    cells = np.require(cells, np.float64, ["C", "A", "W"])
+    pbc = np.require(pbc, np.bool_, ["C", "A", "W"])
+    atom_offsets = np.require(atom_offsets, np.int64, ["C", "A", "W"])
     graphs = len(atom_offsets) - 1
     expected = {"positions": (len(positions), 3), "cells": (graphs, 3, 3), "pbc": (graphs, 3)}
     found = {"positions": positions.shape, "cells": cells.shape, "pbc": pbc.shape}

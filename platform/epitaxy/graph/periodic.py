@@ -160,24 +160,29 @@ def _fill_crystal(
 
 @_jit
 def _prepare(positions: Array, cell: Array, pbc: Array, cutoff: float) -> tuple[int, _Search]:
-    lattice = cell.copy()
+    lattice = np.zeros((3, 3))
     for axis in range(3):
-        if not pbc[axis]:
-            lattice[axis] = 0.0
+        for e in range(3):
+            lattice[axis, e] = cell[axis, e] if pbc[axis] else 0.0
     dual = _dual_vectors(lattice, pbc)
     reach, counts = np.empty(3), np.empty(3)
     for axis in range(3):
-        reach[axis] = cutoff * math.sqrt(np.sum(dual[axis] ** 2)) + REACH_MARGIN
-        counts[axis] = math.floor(2 * reach[axis]) + 1
+        reach[axis] = cutoff * math.sqrt(_dot(dual[axis], dual[axis])) + REACH_MARGIN
+        counts[axis] = np.floor(2 * reach[axis]) + 1
     status = OK
     if not counts[0] * counts[1] * counts[2] * len(positions) <= MAX_IMAGES:
         status = TOO_MANY_IMAGES
-        counts[:] = 1
+        counts = np.ones(3)
     steps, offsets = _image_table(lattice, reach, counts, cutoff)
     fractions, wrapped, wraps, near = _wrap(positions, lattice, dual)
     if not near:
         status = TOO_FAR_AWAY
     return status, _Search(lattice, reach, steps, offsets, fractions, wrapped, wraps)
+
+
+@_jit
+def _dot(a: Array, b: Array) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
 @_jit
@@ -198,7 +203,7 @@ def _dual_vectors(lattice: Array, pbc: Array) -> Array:
         if periodic == 0:
             full[axis, axis] = 1.0
         elif periodic == 1 and pbc[axis]:
-            following[np.argmin(np.abs(full[axis]))] = 1.0
+            following[_smallest(full[axis])] = 1.0
             _cross(full[axis], following, last)
             _cross(last, full[axis], following)
         elif periodic == 2 and not pbc[axis]:
@@ -207,8 +212,18 @@ def _dual_vectors(lattice: Array, pbc: Array) -> Array:
     for axis in range(3):
         if pbc[axis]:
             _cross(full[(axis + 1) % 3], full[(axis + 2) % 3], dual[axis])
-            dual[axis] /= np.sum(full[axis] * dual[axis])
+            volume = _dot(full[axis], dual[axis])
+            for e in range(3):
+                dual[axis, e] /= volume
     return dual
+
+
+@_jit
+def _smallest(vector: Array) -> int:
+    x, y, z = abs(vector[0]), abs(vector[1]), abs(vector[2])
+    if x <= y and x <= z:
+        return 0
+    return 1 if y <= z else 2
 
 
 @_jit
@@ -219,49 +234,64 @@ def _image_table(lattice: Array, reach: Array, counts: Array, cutoff: float) -> 
     out. (Along non-periodic axes the lattice is zero: what is bounded is the part of an edge within
     the periodic plane or line, which is no longer than the edge.)
     """
+    corner, middle = np.empty(3), np.empty(3)
     radius = 0.0
     for second in (-0.5, 0.5):
         for third in (-0.5, 0.5):
-            corner = 0.5 * lattice[0] + second * lattice[1] + third * lattice[2]
-            radius = max(radius, math.sqrt(np.sum(corner**2)))
+            _combine(0.5, second, third, lattice, corner)
+            radius = max(radius, math.sqrt(_dot(corner, corner)))
     limit = (cutoff + radius + REACH_MARGIN) ** 2
-    middle = (0.5 - reach[0]) * lattice[0]
-    middle += (0.5 - reach[1]) * lattice[1] + (0.5 - reach[2]) * lattice[2]
     size = int(counts[0] * counts[1] * counts[2])
     steps = np.zeros((size, 4), np.int32)
-    offsets = np.full((3, _rounded_up(size)), _NOWHERE)
+    offsets = np.empty((3, size))
     kept = 0
     for a in range(counts[0]):
         for b in range(counts[1]):
             for c in range(counts[2]):
-                squared = 0.0
-                for e in range(3):
-                    offset = a * lattice[0, e] + b * lattice[1, e] + c * lattice[2, e]
-                    squared += (offset + middle[e]) ** 2
-                    offsets[e, kept] = offset
+                _combine(
+                    a + 0.5 - reach[0], b + 0.5 - reach[1], c + 0.5 - reach[2], lattice, middle
+                )
+                _combine(a, b, c, lattice, corner)
+                for axis in range(3):
+                    offsets[axis, kept] = corner[axis]
                 steps[kept, 0], steps[kept, 1], steps[kept, 2] = a, b, c
-                kept += squared <= limit
-    offsets[:, kept:] = _NOWHERE
-    return steps[:kept], offsets[:, : _rounded_up(kept)].copy()
+                kept += _dot(middle, middle) <= limit
+    trimmed = _nowhere(kept)
+    for e in range(3):
+        for image in range(kept):
+            trimmed[e, image] = offsets[e, image]
+    return steps[:kept], trimmed
 
 
 @_jit
-def _rounded_up(number: int) -> int:
-    return (number + _LANES - 1) // _LANES * _LANES
+def _combine(a: float, b: float, c: float, lattice: Array, out: Array) -> None:
+    for e in range(3):
+        out[e] = a * lattice[0, e] + b * lattice[1, e] + c * lattice[2, e]
+
+
+@_jit
+def _nowhere(number: int) -> Array:
+    """Returns as many points as ``number``, rounded up to whole ``_LANES``, (3, lanes)."""
+    points = np.empty((3, (number + _LANES - 1) // _LANES * _LANES))
+    for e in range(3):
+        for lane in range(points.shape[1]):
+            points[e, lane] = _NOWHERE
+    return points
 
 
 @_jit
 def _wrap(positions: Array, lattice: Array, dual: Array) -> tuple[Array, Array, Array, bool]:
     """Returns fractions, wrapped positions and wraps as ``_Search`` has them, and success."""
     num_atoms = len(positions)
-    fractions = np.zeros((3, _rounded_up(num_atoms)))
-    wrapped = np.full((3, _rounded_up(num_atoms)), _NOWHERE)
+    wrapped = _nowhere(num_atoms)
+    fractions = np.zeros_like(wrapped)
     wraps = np.zeros((num_atoms, 4), np.int32)
     near = True
     for atom in range(num_atoms):
-        wrapped[:, atom] = positions[atom]
+        for e in range(3):
+            wrapped[e, atom] = positions[atom, e]
         for axis in range(3):
-            fraction = np.sum(positions[atom] * dual[axis])
+            fraction = _dot(positions[atom], dual[axis])
             whole = np.floor(fraction)
             near &= abs(whole) <= MAX_CELLS_AWAY
             fractions[axis, atom] = fraction - whole

@@ -18,6 +18,11 @@ from typing import Any, Literal
 from epitaxy.errors import ConfigError, closest
 
 
+def _at_least(least: int, name: str, value: float) -> None:
+    if value < least:
+        raise ConfigError(f"{name} must be at least {least}, got {value}")
+
+
 @dataclass(frozen=True)
 class SplitSettings:
     """How records are dealt to ``train``, ``val`` and ``test``; a pure function of ids.
@@ -64,6 +69,9 @@ class BatchSettings:
     atoms: int | None = None
     micro_batches: int = 1
 
+    def __post_init__(self) -> None:
+        _at_least(1, "batch.micro_batches", self.micro_batches)
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -73,6 +81,11 @@ class OptimizerSettings:
     lr: float = 1e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not self.lr > 0:
+            raise ConfigError(f"optimizer.lr must be positive, got {self.lr}")
+        _at_least(0, "optimizer.weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -91,6 +104,14 @@ class ScheduleSettings:
     final: float = 0.01
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        fractions = {"warmup": self.warmup, **{f"milestone {m:g}": m for m in self.milestones}}
+        for name, value in fractions.items():
+            if not 0 <= value <= 1:
+                raise ConfigError(
+                    f"schedule.{name} must be a fraction of the run, 0 to 1, got {value}"
+                )
 
 
 @dataclass(frozen=True)
@@ -123,6 +144,16 @@ class LoopSettings:
     log_every: int = 10
     log_consumption: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("epochs", "validate_every", "log_every"):
+            _at_least(1, f"loop.{name}", getattr(self, name))
+        for name in ("patience", "checkpoint_every"):
+            _at_least(0, f"loop.{name}", getattr(self, name))
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"loop.clip_norm must be positive or null, got {self.clip_norm}")
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"loop.ema_decay must be from 0 to below 1, got {self.ema_decay}")
+
 
 @dataclass(frozen=True)
 class ComputeSettings:
@@ -149,6 +180,15 @@ class ComputeSettings:
     threads: int = 0
     prefetch: int = 2
     address: str | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(1, "compute.workers", self.workers)
+        for name in ("max_failures", "threads", "prefetch"):
+            _at_least(0, f"compute.{name}", getattr(self, name))
+        if not self.cpus_per_worker > 0:
+            raise ConfigError(
+                f"compute.cpus_per_worker must be positive, got {self.cpus_per_worker}"
+            )
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,6 @@ BATCH = 1000
 """MLflow's limit on metrics per call."""
 PARAM_LENGTH = 500
 COUNTERS = frozenset({"time", "kind", "epoch", "step", "steps", "progress"})
-
-logger = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -45,6 +45,9 @@ class Tracker:
         settings: Mapping[str, Any],
         tags: Mapping[str, str],
     ) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for talker in ("alembic", "mlflow.store.db.utils"):  # a page of migrations at first use
+            logging.getLogger(talker).setLevel(logging.WARNING)
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -52,9 +55,11 @@ class Tracker:
         self._uri, self._path = uri, run_dir / TRACKING
         self._sent: dict[str, int] = {}
         try:
-            self._client = MlflowClient(tracking_uri=uri)
-            self.run_id = self._continued() or self._created(name, settings, tags)
-        except (MlflowException, SQLAlchemyError) as error:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # MLflow's own use of what SQLAlchemy deprecates
+                self._client = MlflowClient(tracking_uri=uri)
+                self.run_id = self._continued() or self._created(name, settings, tags)
+        except (MlflowException, SQLAlchemyError, OSError) as error:
             reason = str(error).strip().splitlines()[0]
             raise ConfigError(
                 f"tracking={uri} cannot be used: {reason}. Correct it, or switch it off with "

@@ -24,6 +24,7 @@ from epitaxy.train.launch import cluster
 from epitaxy.train.needs import check_needs
 from epitaxy.train.parts import build_parts
 from epitaxy.train.settings import RunSettings, to_dict
+from epitaxy.train.worker import plans_of
 from epitaxy.tune.results import CSV_FILE, SweepResult, collect
 from epitaxy.tune.trial import DESCRIPTION, run_trial, trial_callback
 
@@ -96,19 +97,19 @@ def run_sweep(sweep: SweepSettings, trials: Sequence[Trial]) -> SweepResult:
 
 
 def check(trials: Sequence[Trial]) -> None:
-    """Builds what every trial trains, so that a misfit shows before hours of other trials.
+    """Builds what every trial trains and on what, so that a misfit shows before hours of others.
 
     Raises:
         EpitaxyError: Naming the trial.
     """
-    fields = {data: Dataset.open(data).fields for data in {t.settings.data for t in trials}}
+    datasets = {data: Dataset.open(data) for data in {t.settings.data for t in trials}}
     for trial in trials:
-        settings = trial.settings
+        settings, dataset = trial.settings, datasets[trial.settings.data]
         try:
             parts = build_parts(settings)
-            check_needs(
-                settings, fields[settings.data], parts.model.encoder, parts.objective, parts.report
-            )
+            encoder = parts.model.encoder
+            check_needs(settings, dataset.fields, encoder, parts.objective, parts.report)
+            plans_of(settings, dataset, encoder.spec)
         except EpitaxyError as error:
             raise type(error)(f"trial {trial.name}: {error}") from error
 

@@ -26,8 +26,9 @@ from ase.data import reference_states
 from ase.filters import UnitCellFilter
 from ase.formula import Formula
 from ase.md.verlet import VelocityVerlet
-from ase.optimize import BFGS, FIRE
+from ase.optimize import FIRE
 from numpy.polynomial import Polynomial
+from scipy.optimize import brentq
 
 from epitaxy.errors import SourceError, closest
 from epitaxy.graph.record import CrystalRecord, Label
@@ -44,9 +45,12 @@ RANDOM_CELLS = (
     ("bcc", (2, 2, 1)),
     ("hcp", (2, 2, 1)),
     ("hcp", (3, 2, 1)),
+    ("sc", (2, 2, 2)),
 )
-"""Lattice and repeats of its conventional cell (fcc 4, bcc 2, hcp 2 atoms): 8 to 16 atoms."""
-ORDERED_SHARE = 0.3
+"""Lattice and repeats of its conventional cell (fcc 4, bcc 2, hcp 2, sc 1): 8 to 16 atoms."""
+ORDERED_SHARE = 0.2
+VACANCY_SHARE = 0.3
+"""Of the disordered cells: those that lose one atom, before species are drawn."""
 TIME_STEP_FS = 5.0
 RECORD_EVERY = 3
 """Time step of the dynamics in fs, and steps (of dynamics and of relaxation) between frames."""
@@ -133,6 +137,8 @@ def ordered_cell(prototype: str, symbols: list[str]) -> Atoms:
 
 def _random_cell(lattice: str, repeats: tuple[int, int, int], rng: np.random.Generator) -> Atoms:
     atoms = _lattice(lattice, repeats, None)
+    if rng.random() < VACANCY_SHARE:
+        del atoms[0]
     species = rng.permutation(ELEMENTS)[: rng.integers(2, 4)]
     # Every chosen element occurs; the rest is drawn with random weights, so all stoichiometries
     # are about equally likely instead of the equimolar ones.
@@ -143,7 +149,7 @@ def _random_cell(lattice: str, repeats: tuple[int, int, int], rng: np.random.Gen
 
 
 def _lattice(lattice: str, repeats: tuple[int, int, int], symbols: list[str] | None) -> Atoms:
-    atoms = bulk("Cu", lattice, a=1.0, **({} if lattice == "hcp" else {"cubic": True}))
+    atoms = bulk("Cu", lattice, a=1.0, **({"cubic": True} if lattice in ("fcc", "bcc") else {}))
     atoms = atoms.repeat(repeats)
     if symbols is not None:
         atoms.symbols[:] = symbols
@@ -273,14 +279,35 @@ class EmtBulkModulus:
         """Yields relaxed cells; a query such as ``emt://?alloys=10`` overrides arguments."""
         source = _with_query(self, uri)
         for alloy in draw_alloys(source.alloys, source.seed, "bulk_modulus"):
-            atoms = alloy.atoms.copy()
-            atoms.calc = EMT()
-            BFGS(UnitCellFilter(atoms), logfile=None).run(fmax=0.01, steps=300)
+            atoms = relax_volume(alloy.atoms)
             label = Label(np.asarray(bulk_modulus(atoms)), "GPa", SCHEME)
             yield _record(alloy.name, alloy, atoms, {"bulk_modulus": label})
 
 
-def bulk_modulus(atoms: Atoms, span: float = 0.02, points: int = 7) -> float:
+def relax_volume(atoms: Atoms) -> Atoms:
+    """Returns the cell scaled, at fixed shape and fractional coordinates, to zero pressure.
+
+    Raises:
+        SourceError: If the pressure does not change sign between 85 % and 125 % in length.
+    """
+    cell = atoms.cell.array
+    relaxed = atoms.copy()
+    relaxed.calc = EMT()
+
+    def tension(scale: float) -> float:
+        relaxed.set_cell(cell * scale, scale_atoms=True)
+        return float(relaxed.get_stress()[:3].sum())
+
+    try:
+        scale = brentq(tension, 0.85, 1.25, xtol=1e-5)
+    except ValueError as error:
+        formula = atoms.get_chemical_formula()
+        raise SourceError(f"emt: {formula} has no volume without pressure") from error
+    tension(scale)
+    return relaxed
+
+
+def bulk_modulus(atoms: Atoms, span: float = 0.04, points: int = 9) -> float:
     """Returns V d²E/dV² at the minimum of E(V), in GPa.
 
     The cell is scaled by up to ±``span`` in length at fixed shape and fixed fractional

@@ -16,12 +16,12 @@ from epitaxy.errors import SourceError
 def expand(uri: str) -> list[str]:
     """Returns the paths that ``uri`` names: one, several with commas between, patterns with ``*``.
 
-    An empty ``uri`` stands for itself: a source that makes its records reads no file.
+    An empty ``uri`` and one with a scheme (``emt://?seed=1``) stand for themselves.
 
     Raises:
         SourceError: If a path does not exist, a pattern matches nothing, or a path occurs twice.
     """
-    if not uri or Path(uri).exists():
+    if not uri or "://" in uri or Path(uri).exists():
         return [uri]
     paths: list[str] = []
     for part in uri.split(","):

@@ -13,6 +13,7 @@ from epitaxy.errors import RecordError, SourceError
 from epitaxy.graph.record import CrystalRecord
 
 _CHUNK = 1 << 20
+_BETWEEN = tuple(" \t\r\n,")
 
 
 class JarvisJson:
@@ -81,25 +82,26 @@ def iterate_list(uri: str, stream: IO[str]) -> Iterator[Any]:
             entries before that.
     """
     decoder = json.JSONDecoder()
-    buffer, count = _more(uri, stream, "", 0).lstrip(), 0
+    buffer, at, count = _more(uri, stream, "", 0).lstrip(), 1, 0
     if buffer[:1] != "[":
         raise SourceError(f"{uri} must hold a JSON list of entries, it starts with {buffer[:20]!r}")
-    buffer = buffer[1:]
-    while not buffer.lstrip().startswith("]"):
-        buffer = buffer.lstrip().removeprefix("," if count else "").lstrip()
+    while True:
+        while buffer[at : at + 1] in _BETWEEN:
+            at += 1
+        if buffer.startswith("]", at):
+            return
         try:
-            entry, end = decoder.raw_decode(buffer)
+            entry, at = decoder.raw_decode(buffer, at)
         except json.JSONDecodeError as error:  # most often: the entry goes on in the next chunk
-            longer = _more(uri, stream, buffer, count)
-            if longer == buffer:
+            rest = buffer[at:]
+            buffer, at = _more(uri, stream, rest, count), 0
+            if buffer == rest:
                 raise SourceError(
                     f"{uri} is malformed or cut off after {count} entries: {error}"
                 ) from error
-            buffer = longer
         else:
             yield entry
             count += 1
-            buffer = buffer[end:]
 
 
 def _more(uri: str, stream: IO[str], buffer: str, count: int) -> str:

@@ -14,7 +14,8 @@ from epitaxy.errors import RecordError
 
 logger = logging.getLogger(__name__)
 
-_HARMLESS = "rounded to ideal values"
+_PREFIX = "Issues encountered while parsing CIF: "
+_HARMLESS = ("rounded to ideal values", "Skipping relative stoichiometry check")
 
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -33,17 +34,17 @@ def parse_cif(text: str, where: str) -> Arrays:
     from pymatgen.io.cif import CifParser  # takes a second to import
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # kept by the parser; logged below
-            parser = CifParser.from_str(text)
-            structures = parser.parse_structures(primitive=False)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            structures = CifParser.from_str(text).parse_structures(primitive=False)
     except Exception as error:  # a malformed CIF makes the parser raise almost anything
         raise RecordError(f"the CIF cannot be read: {type(error).__name__}: {error}") from error
     if len(structures) != 1:
         raise RecordError(f"the CIF holds {len(structures)} structures, expected one")
-    for warning in parser.warnings:
-        if _HARMLESS not in warning:
-            logger.warning("%s: %s", where, warning)
+    for warning in caught:
+        for line in str(warning.message).removeprefix(_PREFIX).splitlines():
+            if not any(text in line for text in _HARMLESS):
+                logger.warning("%s: %s", where, line)
     structure = structures[0]
     if not structure.is_ordered:
         site = next(site for site in structure if not site.is_ordered)

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from epitaxy.build import build
+from epitaxy.encoders.cgcnn import CGCNN
+from epitaxy.errors import ConfigError, RecordError
+from epitaxy.graph.collate import collate
+from epitaxy.graph.elements import atom_features
+from epitaxy.graph.record import CrystalRecord
+from epitaxy.graph.spec import GraphSpec
+from epitaxy.heads.scalar import ScalarHead
+
+PAPER: dict[str, Any] = {
+    "rule": "nearest",
+    "cutoff": 8.0,
+    "max_neighbors": 12,
+    "padding": "index0",
+    "num_basis": 41,
+    "basis_width": 1.0,
+    "envelope": "none",
+    "message_scale": 1.0,
+    "norm": "batch",
+    "core_activation": "softplus",
+    "outer_activation": "softplus",
+}
+PAPER_HEAD: dict[str, Any] = {"activation": "softplus", "activate_input": True, "order": "early"}
+
+
+def parameters(*modules: nn.Module) -> int:
+    return sum(p.numel() for module in modules for p in module.parameters())
+
+
+def test_parameter_counts_of_the_original() -> None:
+    default = parameters(CGCNN(64, 3, **PAPER), ScalarHead(64, (128,), **PAPER_HEAD))
+    published = parameters(CGCNN(64, 4, **PAPER), ScalarHead(64, (32,), **PAPER_HEAD))
+    classifier = ScalarHead(64, (32,), outputs=2, **PAPER_HEAD)
+    assert (default, published) == (80_833, 96_641)
+    assert parameters(CGCNN(64, 4, **PAPER), classifier) == 96_674
+
+
+def literal_convolution(block: Any, node: Any, basis: Any, graph: Any, weight: Any) -> Any:
+    """The formula edge by edge, with the concatenation written out."""
+    rows = []
+    for i in range(len(node)):
+        total = torch.zeros_like(node[i])
+        for k in torch.nonzero(graph.target == i).flatten().tolist():
+            z = torch.cat([node[i], node[int(graph.source[k])], basis[k]])
+            gate, core = (block.linear.weight @ z + block.linear.bias).chunk(2)
+            total = total + weight[k] * torch.sigmoid(gate) * core * torch.sigmoid(core)
+        rows.append(node[i] + block.message_scale * total)
+    return torch.stack(rows)
+
+
+def test_the_convolution_is_its_formula(crystals: Any) -> None:
+    encoder = CGCNN(8, 1, cutoff=3.5, num_basis=6).double()
+    batch = collate([crystals.triclinic(1, 3)], [encoder.spec], dtype=torch.float64)
+    distances = batch.edge_vectors(encoder.spec).norm(dim=-1)
+    u = distances / 3.5
+    weight = 1 - 28 * u**6 + 48 * u**7 - 21 * u**8
+    features = torch.from_numpy(atom_features("cgcnn92")[batch.numbers.numpy()]).double()
+    node = features @ encoder.embedding.weight.T + encoder.embedding.bias
+    graph = batch.graph(encoder.spec)
+    expected = literal_convolution(
+        encoder.interaction[0], node, encoder.basis(distances), graph, weight
+    )
+    torch.testing.assert_close(encoder(batch).node, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_fill_edges_have_the_cutoff_plus_one_and_no_slope() -> None:
+    far = CrystalRecord(
+        "sparse", np.array([1, 9]), np.array([[0.0, 0, 0], [0.92, 0, 0]]), np.eye(3) * 14.0
+    )
+    filled, masked = CGCNN(4, 1, **PAPER), CGCNN(4, 1, **{**PAPER, "padding": "masked"})
+    batch = collate([far], [filled.spec, masked.spec])
+    positions = batch.positions.requires_grad_()
+    distances = filled.distances(batch)
+    assert sorted(distances.tolist()) == pytest.approx([0.92] * 2 + [9.0] * 22)
+    (slope,) = torch.autograd.grad(distances[distances > 8.5].sum(), positions)
+    assert not slope.any()
+    assert masked.distances(batch).tolist() == pytest.approx([0.92, 0.92])
+
+
+def test_an_atom_without_neighbours_passes_through() -> None:
+    encoder = CGCNN(8, 2)
+    lonely = CrystalRecord("He", np.array([2]), np.zeros((1, 3)), np.eye(3) * 30.0)
+    batch = collate([lonely], [encoder.spec])
+    features = torch.from_numpy(atom_features("cgcnn92"))[[2]]
+    torch.testing.assert_close(encoder(batch).node, encoder.embedding(features))
+
+
+def test_an_element_without_features_is_refused(crystals: Any) -> None:
+    encoder = CGCNN(8, 1)
+    batch = collate([crystals.fcc(), crystals.fcc(number=104)], [encoder.spec])
+    with pytest.raises(RecordError, match=r"atomic number\(s\) \[104\]"):
+        encoder(batch)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "provided", "missing"),
+    [
+        ({}, "position_grad", None),
+        ({"envelope": "none"}, "position_grad", "smooth_cutoff"),
+        ({"max_neighbors": 250}, "position_grad", "supercell"),
+        (PAPER, "node", "permutation"),
+    ],
+)
+def test_promises_follow_the_arguments(
+    arguments: dict[str, Any], provided: str, missing: str | None
+) -> None:
+    encoder = CGCNN(8, 1, **arguments)
+    assert provided in encoder.provides
+    assert ("position_grad" in encoder.provides) == (encoder.spec.rule == "radius")
+    assert missing is None or missing not in encoder.invariances
+    assert encoder.couples_records == (arguments.get("norm") == "batch")
+
+
+def test_the_blocks_are_in_order_of_computation() -> None:
+    blocks = ("embedding", "interaction.0", "interaction.1", "interaction.2")
+    assert CGCNN(8, 3).blocks == blocks
+    assert CGCNN(8, 3).spec == GraphSpec("radius", 6.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "bach"}, "did you mean 'batch'"),
+        ({"padding": "mask"}, "did you mean 'masked'"),
+        ({"envelope": "poly"}, "did you mean 'poly6'"),
+        ({"outer_activation": "relu"}, "unknown activation 'relu'"),
+        ({"rule": "nearest"}, "needs max_neighbors"),
+        ({"layers": 0}, "layers ≥ 1"),
+        ({"widht": 3}, "did you mean 'width'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build({"_target_": "epitaxy.encoders.cgcnn.CGCNN", **arguments})

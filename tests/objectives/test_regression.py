@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from epitaxy.errors import ConfigError, NeedsError
+from epitaxy.graph.record import CrystalRecord, Label
+from epitaxy.heads.model import Model
+from epitaxy.objectives.energy_force_stress import EnergyForceStress
+from epitaxy.objectives.regression import Regression
+
+GAPS = (1.0, 3.0, 8.0)
+
+
+@pytest.fixture
+def records(crystals: Any) -> list[CrystalRecord]:
+    """Three crystals with a gap, two of them with a modulus, and one with neither."""
+    made = []
+    for index, gap in enumerate((*GAPS, None)):
+        labels = {} if gap is None else {"gap": Label(gap, "eV")}
+        if index < 2:
+            labels["modulus"] = Label(10.0 ** (index + 1), "GPa")
+        made.append(crystals.triclinic(index, index + 1).replace(labels=labels))
+    return made
+
+
+def model_of(encoder: Any, objective: Regression) -> Model:
+    torch.manual_seed(1)
+    return Model(encoder, objective.heads(encoder)).double()
+
+
+def test_zscore_by_hand(records: Any, table_of: Any) -> None:
+    objective = Regression("gap")
+    statistics = objective.fit(table_of(records, ("gap",)))
+    assert statistics["mean"]["gap"] == pytest.approx(4.0)
+    assert statistics["std"]["gap"] == pytest.approx(math.sqrt(13.0))  # (9 + 1 + 16) / (3 − 1)
+    assert objective.units == {"gap": "eV"}
+
+
+@pytest.mark.parametrize(
+    ("options", "normalise"),
+    [
+        ({"loss": "mse"}, lambda y: (y - 4.0) / math.sqrt(13.0)),
+        ({"normalizer": "none", "loss": "l1"}, lambda y: y),
+        ({"normalizer": "log10", "loss": "huber", "delta": 0.5}, None),
+    ],
+)
+def test_the_loss_is_that_of_normalised_predictions(
+    encoder: Any, records: Any, batch_of: Any, table_of: Any, options: Any, normalise: Any
+) -> None:
+    objective = Regression("gap", **options)
+    objective.fit(table_of(records, ("gap",)))
+    model, batch = model_of(encoder, objective), batch_of(records, ("gap",))
+    if normalise is None:
+        logs = np.log10(GAPS)
+        mean, std = logs.mean(), logs.std(ddof=1)
+
+        def normalise(y: Any) -> Any:
+            return (torch.as_tensor(y).log10() - mean) / std
+
+    predicted = objective.predict(model, batch)["gap"]
+    errors = normalise(predicted[:3]) - normalise(torch.tensor(GAPS, dtype=torch.float64))
+    size = errors.abs()
+    expected = {
+        "mse": errors.square(),
+        "l1": size,
+        "huber": torch.where(size < 0.5, 0.5 * errors.square(), 0.5 * (size - 0.25)),
+    }[options["loss"]]
+    (term,) = objective.terms(model, (batch,)).values()
+    torch.testing.assert_close(term.total, expected.sum())
+    assert term.count == 3
+
+
+def test_a_missing_label_has_no_gradient(encoder: Any, records: Any, batch_of: Any) -> None:
+    objective = Regression("gap")
+    model = model_of(encoder, objective)
+    (term,) = objective.terms(model, (batch_of([records[3]], ("gap",)),)).values()
+    term.total.backward()
+    assert term.count == 0
+    assert not encoder.gain.weight.grad.any()
+
+
+def test_extensive_labels_grow_with_the_cell(
+    encoder: Any, records: Any, batch_of: Any, table_of: Any
+) -> None:
+    objective = Regression("gap", extensive=True)
+    statistics = objective.fit(table_of(records, ("gap",)))
+    per_atom = np.array(GAPS) / [1, 2, 3]
+    assert statistics["mean"]["gap"] == pytest.approx(per_atom.mean())
+    record = records[2]
+    doubled = CrystalRecord(
+        "doubled",
+        np.tile(record.numbers, 2),
+        np.concatenate([record.positions, record.positions + record.cell[0]]),
+        record.cell * np.array([[2.0], [1.0], [1.0]]),
+    )
+    for goal, factor in ((objective, 2.0), (Regression("gap"), 1.0)):
+        model = model_of(encoder, goal)
+        small, large = (goal.predict(model, batch_of([r], ())) for r in (record, doubled))
+        torch.testing.assert_close(large["gap"], factor * small["gap"])
+
+
+def test_several_labels_have_a_head_and_a_term_each(
+    encoder: Any, records: Any, batch_of: Any, table_of: Any
+) -> None:
+    names = ("gap", "modulus")
+    objective = Regression(names)
+    objective.fit(table_of(records, names))
+    model, batch = model_of(encoder, objective), batch_of(records, names)
+    terms = objective.terms(model, (batch,))
+    assert {name: term.count for name, term in terms.items()} == {"gap": 3, "modulus": 2}
+    assert objective.counts((batch,)) == {"gap": 3, "modulus": 2}
+    heads = {key.split(".")[2] for key in model.state_dict() if key.startswith("head.property.")}
+    assert heads == set(names)
+    assert objective.units == {"gap": "eV", "modulus": "GPa"}
+    alone = Regression("gap")
+    alone.fit(table_of(records, names))
+    twin = Model(encoder, {"scalar": model.head["property"]["gap"]})
+    torch.testing.assert_close(
+        alone.predict(twin, batch)["gap"], objective.predict(model, batch)["gap"]
+    )
+
+
+def test_the_head_of_a_force_pre_training_loads(encoder: Any) -> None:
+    source = Model(encoder, EnergyForceStress().heads(encoder)).state_dict()
+    Model(encoder, Regression("gap").heads(encoder)).load_state_dict(source, strict=True)
+
+
+def test_missing_and_impossible_labels_are_refused(records: Any, table_of: Any) -> None:
+    with pytest.raises(NeedsError, match="did you mean 'gap'"):
+        Regression("gab").fit(table_of(records, ("gap",)))
+    with pytest.raises(NeedsError, match="no record of the training split has it"):
+        Regression("gap").fit(table_of(records[3:], ("gap",)))
+    metal = records[0].replace(labels={"gap": Label(0.0, "eV")})
+    with pytest.raises(NeedsError, match="needs positive values"):
+        Regression("gap", normalizer="log10").fit(table_of([metal, *records[1:]], ("gap",)))
+
+
+def test_one_label_value_alone_is_only_shifted(records: Any, table_of: Any) -> None:
+    statistics = Regression("gap").fit(table_of(records[:1], ("gap",)))
+    assert (statistics["mean"]["gap"], statistics["std"]["gap"]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label": []}, "at least one label"),
+        ({"label": ["gap", "gap"]}, "each once"),
+        ({"label": ["spacegroup.number", "gap"]}, "must not contain a dot"),
+        ({"label": "gap", "normalizer": "z-score"}, "did you mean 'zscore'"),
+        ({"label": "gap", "normalizer": "log10", "extensive": True}, "not additive"),
+        ({"label": "gap", "loss": "l2"}, "unknown loss 'l2'"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Regression(**arguments)

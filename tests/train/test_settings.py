@@ -1,0 +1,102 @@
+"""Settings survive the way to the workers; wrong ones are named."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+
+from epitaxy.errors import ConfigError
+from epitaxy.train.settings import (
+    BatchSettings,
+    ComputeSettings,
+    FilterSettings,
+    InitSettings,
+    LoopSettings,
+    RunSettings,
+    ScheduleSettings,
+    SplitSettings,
+    from_dict,
+    to_dict,
+)
+
+
+def made(**changes: Any) -> RunSettings:
+    base = RunSettings("r", "/runs/r", "/data/d", {"_target_": "a.B"}, {"_target_": "c.D"})
+    return dataclasses.replace(base, **changes)
+
+
+def test_json_round_trip() -> None:
+    settings = made(
+        split=SplitSettings(sizes=(5, 2, 1)),
+        filter=FilterSettings(max_force=30.0),
+        batch=BatchSettings(graphs=None, edges=5000),
+        schedule=ScheduleSettings("multi_step", milestones=(0.5, 0.75)),
+        init=InitSettings(model="/m", lineage={"name": "teacher@best"}),
+        tracking="sqlite:////x",
+    )
+    text = json.dumps(to_dict(settings))
+    assert from_dict(RunSettings, json.loads(text)) == settings
+
+
+def test_identity_ignores_where_and_how_it_is_computed() -> None:
+    same = made(
+        name="other",
+        directory="/elsewhere",
+        data="/copy",
+        tracking="sqlite:////y",
+        compute=ComputeSettings("ray", workers=8),
+        loop=LoopSettings(log_every=1, log_consumption=True, checkpoint_every=5),
+        init=InitSettings(model="/cache/pulled"),
+    )
+    assert same.science_digest() == made().science_digest()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 1},
+        {"encoder": {"_target_": "a.B", "width": 2}},
+        {"split": SplitSettings(seed=1)},
+        {"filter": FilterSettings(max_atoms=9)},
+        {"batch": BatchSettings(graphs=64)},
+        {"loop": LoopSettings(epochs=21)},
+        {"init": InitSettings(lineage={"digest": "another teacher"})},
+    ],
+)
+def test_identity_depends_on_the_science(changes: dict[str, Any]) -> None:
+    assert made(**changes).science_digest() != made().science_digest()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"loop": {"epoch": 3}}, r"unknown setting 'loop\.epoch'; did you mean 'epochs'"),
+        ({"loop": {"epochs": "3"}}, r"loop\.epochs must be of type int, got '3'"),
+        ({"loop": {"epochs": 2.5}}, r"loop\.epochs must be of type int"),
+        ({"loop": {"log_consumption": 1}}, "must be of type bool"),
+        ({"optimizer": {"name": "adamx"}}, "did you mean 'adam"),
+        ({"split": {"fractions": [0.5, 0.5]}}, "needs 3 entries"),
+        ({"batch": 12}, "must be a group of settings"),
+        ({"loop": {"epochs": 0}}, r"loop\.epochs must be at least 1"),
+        ({"loop": {"log_every": 0}}, r"loop\.log_every must be at least 1"),
+        ({"loop": {"clip_norm": 0.0}}, r"loop\.clip_norm must be positive or null"),
+        ({"loop": {"ema_decay": 1.0}}, r"loop\.ema_decay"),
+        ({"batch": {"micro_batches": 0}}, r"batch\.micro_batches must be at least 1"),
+        ({"compute": {"workers": 0}}, r"compute\.workers must be at least 1"),
+        ({"compute": {"cpus_per_worker": 0.0}}, r"compute\.cpus_per_worker must be positive"),
+        ({"optimizer": {"lr": 0.0}}, r"optimizer\.lr must be positive"),
+        ({"schedule": {"warmup": 5.0}}, r"schedule\.warmup must be a fraction"),
+        ({"schedule": {"milestones": [100.0]}}, r"schedule\.milestone 100 must be a fraction"),
+    ],
+)
+def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        from_dict(RunSettings, {**to_dict(made()), **values})
+
+
+def test_whole_numbers_pass_for_fractions() -> None:
+    values = {**to_dict(made()), "optimizer": {"lr": 1}}
+    assert from_dict(RunSettings, values).optimizer.lr == 1.0
