@@ -1,8 +1,8 @@
 """CPU time of periodic neighbour lists: this project's kernel against pymatgen's.
 
 Both see the same real MPtrj frames and must find the same number of edges. Ours starts from the
-arrays of a batch and ends with the arrays of a batch. pymatgen appears twice: its documented call on
-a ``Structure`` made beforehand, and the Cython kernel under it, called on bare arrays.
+arrays of a batch and ends with the arrays of a batch. pymatgen appears twice: its documented call
+on a ``Structure`` made beforehand, and the Cython kernel under it, called on bare arrays.
 
     python benchmarks/neighbors.py
 """

@@ -54,6 +54,21 @@ def test_every_example_of_the_help_composes(tmp_path):
         compose(verb, [word for word in words if "=" in word]).require()
 
 
+def test_every_option_is_explained():
+    from epitaxy.app.compose import compose
+    from epitaxy.app.help import _TEXT, _leaves, _settings_texts
+
+    texts = _TEXT | _settings_texts()
+    groups = ("encoder.", "objective.", "finetune.")  # explained in their own files
+    for verb in sorted(set(VERBS) - {"quickstart"}):
+        unexplained = [
+            path
+            for path, _ in _leaves(compose(verb).config)
+            if path not in texts and not path.startswith(groups)
+        ]
+        assert unexplained == [], verb
+
+
 def test_cfg_prints_the_resolved_configuration(capsys):
     assert main(["pretrain", "--cfg", "loop.epochs=3", "data=x", "run.name=a"]) == 0
     assert "epochs: 3" in capsys.readouterr().out

@@ -36,12 +36,16 @@ def slow_data(crystals: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def make_slow(slow_data: Path, tmp_path: Path) -> Callable[..., RunSettings]:
+@pytest.fixture(scope="session")
+def make_slow(
+    slow_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., RunSettings]:
+    root = tmp_path_factory.mktemp("runs")
+
     def make(name: str, **compute: Any) -> RunSettings:
         return RunSettings(
             name=name,
-            directory=str(tmp_path / name),
+            directory=str(root / name),
             data=str(slow_data),
             encoder={"_target_": "epitaxy.encoders.cgcnn.CGCNN", "width": 64, "layers": 3},
             objective={"_target_": "epitaxy.objectives.energy_force_stress.EnergyForceStress"},

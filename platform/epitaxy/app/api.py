@@ -95,7 +95,15 @@ def report(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> 
     config = _compose("report", overrides, options, config_dirs).require()
     runs = config["runs"] if isinstance(config["runs"], list) else [config["runs"]]
     folders = [Path(absolute(str(run))) for run in runs]
-    return write_report(folders, Path(absolute_output(str(config["out"]), "out")))
+    given = config["evaluations"]
+    named = [given] if isinstance(given, str) else given or []
+    return write_report(
+        folders,
+        Path(absolute_output(str(config["out"]), "out")),
+        evaluations=[Path(absolute(str(folder))) for folder in named],
+        search=None if named else Path(config["home"]) / "evaluations",
+        title=str(config["title"]),
+    )
 
 
 def publish(folder: str | Path, name: str, *overrides: str, **options: Any) -> Version:

@@ -45,9 +45,7 @@ def _check_component(config: Mapping[str, Any], path: str) -> None:
 
 def _hints(callable_: Any) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(
-            callable_.__init__ if isinstance(callable_, type) else callable_
-        )
+        return typing.get_type_hints(getattr(callable_, "__dict__", {}).get("__init__", callable_))
     except NameError:  # a name that only type checkers import
         return {}
 

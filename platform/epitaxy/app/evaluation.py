@@ -12,11 +12,22 @@ import numpy as np
 
 from epitaxy.app.models import SourceModel, find_model
 from epitaxy.app.paths import absolute, absolute_output
+from epitaxy.app.tables import columns, number
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.splits import split_rows
 from epitaxy.errors import ConfigError, closest
 from epitaxy.predict.evaluate import Evaluation, evaluate
+from epitaxy.train.settings import SplitSettings, from_dict, to_dict
 
+_COLUMNS = {
+    "records": "records",
+    "missing": "missing",
+    "MAE": "mae",
+    "RMSE": "rmse",
+    "R²": "r2",
+    "MAE of zero": "mae_zero",
+    "MAE of mean": "mae_mean",
+}
 SPLITS = ("train", "val", "test", "all")
 
 logger = logging.getLogger(__name__)
@@ -34,21 +45,31 @@ class Evaluated:
     evaluation: Evaluation
     directory: Path
 
+    def table(self) -> str:
+        """Returns errors beside what predicting zero, or the mean, would have scored."""
+        rows = [["label", "unit", *_COLUMNS]]
+        for name, quantity in self.evaluation.quantities.items():
+            values = [number(getattr(quantity, field)) for field in _COLUMNS.values()]
+            rows.append([name, quantity.unit, *values])
+        return columns(rows)
+
 
 def run_evaluation(config: Mapping[str, Any]) -> Evaluated:
     """Evaluates a model and writes the result to the folder ``out``.
 
     Raises:
         ConfigError: If the split is unknown.
-        NeedsError: If the data lacks every label that the model predicts.
+        NeedsError: If the split is empty or lacks every label that the model predicts.
     """
     model = find_model(str(config["model"]), config, config["trust"])
     dataset = Dataset.open(absolute(str(config["data"])))
     split = str(config["split"])
     rows = _rows(dataset, split, model)
     directory = Path(absolute_output(str(config["out"] or _default_out(config, model)), "out"))
-    evaluation = evaluate(model.folder, dataset, rows)
-    directory.mkdir(parents=True, exist_ok=True)
+    # find_model has checked the model's code against what the user trusts.
+    evaluation = evaluate(
+        model.folder, dataset, rows, split=split, trusted_only=not config["trust"]
+    )
     evaluation.save(directory)
     return Evaluated(evaluation, directory)
 
@@ -66,7 +87,8 @@ def _rows(dataset: Dataset, split: str, model: SourceModel) -> np.ndarray:
             "the model was trained on other data; split=%s deals %s by the rule of its training",
             split, dataset.path,
         )  # fmt: skip
-    return split_rows(dataset.ids, dataset.groups, **(model.card.get("split") or {}))[split]
+    rule: SplitSettings = from_dict(SplitSettings, model.card.get("split") or {})
+    return split_rows(dataset.ids, dataset.groups, **to_dict(rule))[split]
 
 
 def _default_out(config: Mapping[str, Any], model: SourceModel) -> Path:

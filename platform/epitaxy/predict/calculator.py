@@ -20,7 +20,7 @@ from epitaxy.graph.record import CrystalRecord
 from epitaxy.predict.predictor import Predictor
 
 
-class EpitaxyCalculator(Calculator):  # type: ignore[misc]  # ASE has no type information
+class EpitaxyCalculator(Calculator):
     """Energy (eV), forces (eV/Å) and stress (eV/Å³) of a model trained on them.
 
     Stress is in ASE's Voigt order xx, yy, zz, yz, xz, xy with tension positive, and only for
@@ -72,7 +72,7 @@ class EpitaxyCalculator(Calculator):  # type: ignore[misc]  # ASE has no type in
         )
         predicted = self.predictor.predict([record])
         energy = float(predicted["energy"][0])
-        self.results = {"energy": energy, "free_energy": energy}
+        self.results: dict[str, Any] = {"energy": energy, "free_energy": energy}
         if "forces" in predicted:
             self.results["forces"] = np.asarray(predicted["forces"][0])
         if "stress" in predicted and record.pbc.all():

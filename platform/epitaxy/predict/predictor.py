@@ -62,9 +62,7 @@ class Predictor:
         predicted = self._compute(self._batch([probe], ()))
         return frozenset(name for name, value in predicted.items() if len(value) == 2)
 
-    def predict(
-        self, records: Sequence[CrystalRecord]
-    ) -> dict[str, np.ndarray | list[np.ndarray]]:
+    def predict(self, records: Sequence[CrystalRecord]) -> dict[str, np.ndarray | list[np.ndarray]]:
         """Returns predictions by label, in the order of ``records``.
 
         A label of the crystal gives an array (records, …), one per atom a list with an array

@@ -2,9 +2,13 @@
 
 Two sources share one universe of binary and ternary alloys of Al, Ni, Cu, Pd, Ag, Pt and Au:
 ``EmtTrajectories`` (energies, forces and stresses along relaxations and short molecular
-dynamics of distorted, strained cells) and ``EmtBulkModulus`` (relaxed cells with the bulk
+dynamics of distorted, strained cells) and ``EmtBulkModulus`` (cells at zero pressure with the bulk
 modulus of their equation of state). A reduced formula belongs to one of them, by a hash of its
 name, so no material of one source ever occurs in the other.
+
+Cells are ordered alloys or disordered ones on close-packed and open lattices, some with a vacancy:
+among relaxed close-packed alloys the composition alone nearly fixes the bulk modulus, so that a
+target made of those says little about what a network knows of structure.
 
 Source of the potential: K. W. Jacobsen, P. Stoltze, J. K. Nørskov, Surf. Sci. 366, 394 (1996),
 as implemented by ``ase.calculators.emt`` (energy relative to the pure fcc metals).
@@ -15,7 +19,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Self, TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
@@ -30,13 +34,15 @@ from ase.optimize import FIRE
 from numpy.polynomial import Polynomial
 from scipy.optimize import brentq
 
-from epitaxy.errors import SourceError, closest
+from epitaxy.data.sources.contract import BadRecord
+from epitaxy.errors import RecordError, SourceError, closest
 from epitaxy.graph.record import CrystalRecord, Label
 from epitaxy.units import ENERGY, FORCE, GPA_PER_EV_A3, STRESS
 
 ELEMENTS = ("Al", "Ni", "Cu", "Pd", "Ag", "Pt", "Au")
 SCHEME = "EMT"
 Role = Literal["trajectories", "bulk_modulus"]
+SourceType = TypeVar("SourceType", "EmtTrajectories", "EmtBulkModulus")
 
 ORDERED = ("L1_0", "B2", "L1_2", "D0_3", "D0_19", "L2_1")
 RANDOM_CELLS = (
@@ -52,8 +58,8 @@ ORDERED_SHARE = 0.2
 VACANCY_SHARE = 0.3
 """Of the disordered cells: those that lose one atom, before species are drawn."""
 TIME_STEP_FS = 5.0
-RECORD_EVERY = 3
-"""Time step of the dynamics in fs, and steps (of dynamics and of relaxation) between frames."""
+DYNAMICS_STEPS, RELAXATION_STEPS = 3, 2
+"""Steps between two frames."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,9 @@ def _draw_alloy(rng: np.random.Generator) -> Alloy:
         atoms = ordered_cell(prototype, [str(s) for s in rng.permutation(ELEMENTS)[:3]])
     else:
         lattice, repeats = RANDOM_CELLS[rng.integers(len(RANDOM_CELLS))]
-        prototype = lattice
-        atoms = _random_cell(lattice, repeats, rng)
+        vacancy = bool(rng.random() < VACANCY_SHARE)
+        prototype = f"{lattice}-vacancy" if vacancy else lattice
+        atoms = _random_cell(lattice, repeats, vacancy, rng)
     return Alloy(reduced_formula(atoms), prototype, atoms)
 
 
@@ -131,13 +138,17 @@ def ordered_cell(prototype: str, symbols: list[str]) -> Atoms:
             # One minority atom per close-packed layer, none of them neighbours.
             atoms.symbols[[0, _farthest(atoms, 0)]] = b
         case _:
-            raise SourceError(f"emt: unknown prototype {prototype!r}; {closest(prototype, ORDERED)}")
+            raise SourceError(
+                f"emt: unknown prototype {prototype!r}; {closest(prototype, ORDERED)}"
+            )
     return _at_mean_volume(atoms)
 
 
-def _random_cell(lattice: str, repeats: tuple[int, int, int], rng: np.random.Generator) -> Atoms:
+def _random_cell(
+    lattice: str, repeats: tuple[int, int, int], vacancy: bool, rng: np.random.Generator
+) -> Atoms:
     atoms = _lattice(lattice, repeats, None)
-    if rng.random() < VACANCY_SHARE:
+    if vacancy:
         del atoms[0]
     species = rng.permutation(ELEMENTS)[: rng.integers(2, 4)]
     # Every chosen element occurs; the rest is drawn with random weights, so all stoichiometries
@@ -167,9 +178,6 @@ def _at_mean_volume(atoms: Atoms) -> Atoms:
     return atoms
 
 
-SourceType = TypeVar("SourceType")
-
-
 def _with_query(source: SourceType, uri: str) -> SourceType:
     """Returns ``source`` with the whole numbers of a query such as ``emt://?alloys=10``."""
     changes = {}
@@ -179,17 +187,17 @@ def _with_query(source: SourceType, uri: str) -> SourceType:
         if not text.isdecimal():
             raise SourceError(f"{uri}: {key} must be a whole number, got {text!r}")
         changes[key] = int(text)
-    return replace(source, **changes)  # type: ignore[type-var]
+    return replace(source, **changes)
 
 
 @dataclass(frozen=True)
 class EmtTrajectories:
     """Non-equilibrium frames: one relaxation and one run of dynamics per alloy.
 
-    Both start from a cell with random strain (volume ±15 %, shear ±4 %) and displaced atoms;
-    the relaxation (FIRE, cell and positions) is sampled every second step, the dynamics (velocity
-    Verlet, 4 fs, 300 to 1500 K at the start) every fifth. Labels: ``energy`` (eV), ``forces``
-    (eV/Å) and ``stress`` (eV/Å³, tension positive, ASE's own sign).
+    Both start from a cell with random strain (±5 % in length, 2 % per component) and displaced
+    atoms (0.02 to 0.12 Å). The relaxation (FIRE, cell and positions) is sampled every second
+    step, the dynamics (velocity Verlet, 5 fs, 300 to 1500 K at the start) every third. Labels:
+    ``energy`` (eV), ``forces`` (eV/Å) and ``stress`` (eV/Å³, tension positive, ASE's own sign).
 
     Attributes:
         alloys: Number of alloys; each is one group.
@@ -227,7 +235,7 @@ def _relaxation(alloy: Alloy, frames: int, rng: np.random.Generator) -> Iterator
     optimizer = FIRE(UnitCellFilter(atoms), logfile=None)
     for frame in range(frames):
         yield _frame(alloy, "relax", frame, atoms)
-        if optimizer.run(fmax=0.01, steps=2):
+        if optimizer.run(fmax=0.01, steps=RELAXATION_STEPS):
             return
 
 
@@ -238,7 +246,7 @@ def _dynamics(alloy: Alloy, frames: int, rng: np.random.Generator) -> Iterator[C
     atoms.set_momenta(spread * rng.normal(size=atoms.positions.shape))
     dynamics = VelocityVerlet(atoms, timestep=TIME_STEP_FS * units.fs)
     for frame in range(frames):
-        dynamics.run(RECORD_EVERY)
+        dynamics.run(DYNAMICS_STEPS)
         yield _frame(alloy, "md", frame, atoms)
 
 
@@ -265,7 +273,10 @@ def _record(name: str, alloy: Alloy, atoms: Atoms, labels: dict[str, Label]) -> 
 
 @dataclass(frozen=True)
 class EmtBulkModulus:
-    """Relaxed alloys with ``bulk_modulus`` (GPa) from their EMT equation of state.
+    """Alloys at zero pressure with ``bulk_modulus`` (GPa) from their EMT equation of state.
+
+    The volume is relaxed, shape and fractional coordinates are those of the undistorted cell, so
+    that open lattices stay open.
 
     Attributes:
         alloys: Number of alloys, each its own group.
@@ -275,20 +286,24 @@ class EmtBulkModulus:
     alloys: int = 300
     seed: int = 0
 
-    def read(self, uri: str = "emt://") -> Iterator[CrystalRecord]:
-        """Yields relaxed cells; a query such as ``emt://?alloys=10`` overrides arguments."""
+    def read(self, uri: str = "emt://") -> Iterator[CrystalRecord | BadRecord]:
+        """Yields the cells; a query such as ``emt://?alloys=10`` overrides arguments."""
         source = _with_query(self, uri)
         for alloy in draw_alloys(source.alloys, source.seed, "bulk_modulus"):
-            atoms = relax_volume(alloy.atoms)
-            label = Label(np.asarray(bulk_modulus(atoms)), "GPa", SCHEME)
-            yield _record(alloy.name, alloy, atoms, {"bulk_modulus": label})
+            try:
+                atoms = relax_volume(alloy.atoms)
+                label = Label(np.asarray(bulk_modulus(atoms)), "GPa", SCHEME)
+            except RecordError as error:
+                yield BadRecord(alloy.name, error)
+            else:
+                yield _record(alloy.name, alloy, atoms, {"bulk_modulus": label})
 
 
 def relax_volume(atoms: Atoms) -> Atoms:
     """Returns the cell scaled, at fixed shape and fractional coordinates, to zero pressure.
 
     Raises:
-        SourceError: If the pressure does not change sign between 85 % and 125 % in length.
+        RecordError: If the pressure does not change sign between 85 % and 125 % in length.
     """
     cell = atoms.cell.array
     relaxed = atoms.copy()
@@ -302,7 +317,7 @@ def relax_volume(atoms: Atoms) -> Atoms:
         scale = brentq(tension, 0.85, 1.25, xtol=1e-5)
     except ValueError as error:
         formula = atoms.get_chemical_formula()
-        raise SourceError(f"emt: {formula} has no volume without pressure") from error
+        raise RecordError(f"emt: {formula} has no volume without pressure") from error
     tension(scale)
     return relaxed
 
@@ -312,10 +327,12 @@ def bulk_modulus(atoms: Atoms, span: float = 0.04, points: int = 9) -> float:
 
     The cell is scaled by up to ±``span`` in length at fixed shape and fixed fractional
     coordinates, and E is fitted by a cubic in V^(-2/3), which is the third-order
-    Birch-Murnaghan equation of state (F. Birch, Phys. Rev. 71, 809 (1947)).
+    Birch-Murnaghan equation of state (F. Birch, Phys. Rev. 71, 809 (1947)). Much smaller spans
+    measure the potential's cutoff instead: EMT switches pairs off within 0.1 Å around 5.38 Å, and a
+    shell of neighbours there changes the curvature by several GPa.
 
     Raises:
-        SourceError: If E(V) has no minimum inside the scanned volumes.
+        RecordError: If E(V) has no minimum inside the scanned volumes.
     """
     scales = 1 + np.linspace(-span, span, points)
     cell = atoms.cell.array
@@ -325,18 +342,17 @@ def bulk_modulus(atoms: Atoms, span: float = 0.04, points: int = 9) -> float:
     for i, scale in enumerate(scales):
         trial.set_cell(cell * scale, scale_atoms=True)
         volumes[i], energies[i] = trial.get_volume(), trial.get_potential_energy()
-    fit = Polynomial.fit(volumes ** (-2 / 3), energies, 3)
-    first, second = fit.deriv(1), fit.deriv(2)
-    roots = first.roots()
-    minima = [
-        x.real
-        for x in roots
-        if abs(x.imag) < 1e-9 and second(x.real) > 0 and fit.domain[0] < x.real < fit.domain[1]
-    ]
+    inverse_squares = volumes ** (-2 / 3)
+    fit = Polynomial.fit(inverse_squares, energies, 3)
+    slope, second = fit.deriv(1), fit.deriv(2)
+    stationary = slope.roots()
+    real = stationary.real[np.abs(np.imag(stationary)) < 1e-9]
+    inside = (real > inverse_squares.min()) & (real < inverse_squares.max())
+    minima = real[inside & (second(real) > 0)]
     if len(minima) != 1:
         formula = atoms.get_chemical_formula()
-        raise SourceError(f"emt: E(V) of {formula} has no minimum within ±{span:.0%} in length")
-    x = minima[0]
-    # dE/dV = 0 leaves d²E/dV² = E''(x) (dx/dV)² with dx/dV = -2/3 V^(-5/3) and V = x^(-3/2).
+        raise RecordError(f"emt: E(V) of {formula} has no minimum within ±{span:.0%} in length")
+    x = float(minima[0])
+    # With dE/dV = 0, d²E/dV² is E''(x) (dx/dV)², where V = x^(-3/2) and dx/dV = -2/3 x^(5/2).
     curvature = second(x) * (2 / 3 * x ** (5 / 2)) ** 2
     return float(curvature * x ** (-3 / 2) * GPA_PER_EV_A3)

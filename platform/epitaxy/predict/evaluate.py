@@ -1,0 +1,241 @@
+"""Errors of a model on labelled records, beside what trivial predictions would have scored."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from epitaxy.data.codec import decode
+from epitaxy.data.dataset import Dataset
+from epitaxy.errors import NeedsError
+from epitaxy.graph.batch import CrystalBatch
+from epitaxy.graph.record import CrystalRecord, LabelField
+from epitaxy.predict.evaluation import Evaluation, Parity, quantity_of
+from epitaxy.predict.predictor import DEFAULT_MAX_ATOMS, Predictor
+from epitaxy.train.checkpoint import WEIGHTS
+from epitaxy.train.folders import MANIFEST, read_json
+from epitaxy.train.metrics import ENERGY_LABEL
+
+__all__ = ["Evaluation", "evaluate"]
+
+STRESS_LABEL = "stress"
+_CHUNK = 1024
+"""Records in memory at a time."""
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(
+    folder: str | Path,
+    dataset: Dataset,
+    rows: np.ndarray,
+    *,
+    split: str = "",
+    max_atoms: int = DEFAULT_MAX_ATOMS,
+    device: str = "cpu",
+    trusted_only: bool = True,
+) -> Evaluation:
+    """Returns errors and parity data of the model in ``folder`` on ``rows`` of ``dataset``.
+
+    Every record counts. One that lacks a label is counted as missing for that label; so is the
+    stress of a crystal that is not periodic along all three axes, where it is undefined.
+
+    Args:
+        folder: Model folder.
+        dataset: Labelled records.
+        rows: Which of them.
+        split: What the rows are called, for the record.
+        max_atoms: Atoms per batch.
+        device: Where to compute.
+        trusted_only: Whether to refuse parts from outside of epitaxy.
+
+    Raises:
+        NeedsError: If there are no rows, none has a label that the model predicts, or the units
+            of data and model differ.
+    """
+    predictor = Predictor(folder, max_atoms=max_atoms, device=device, trusted_only=trusted_only)
+    if len(rows) == 0:
+        raise NeedsError(f"no records to evaluate: the split {split!r} of {dataset.path} is empty")
+    fields = _shared_fields(predictor, dataset)
+    collected: dict[str, _Collected] = {name: _Collected() for name in _names(fields)}
+    for first, records in _chunks(dataset, rows):
+        _collect(predictor, records, first, fields, collected)
+    if not any(part.target for part in collected.values()):
+        raise NeedsError(
+            f"none of the {len(rows)} records of {dataset.path} ({split or 'given rows'}) has a "
+            f"label that {folder} predicts: {', '.join(sorted(fields))}"
+        )
+    parities = {name: part.joined() for name, part in collected.items() if part.target}
+    means = _training_means(predictor)
+    quantities = {
+        name: quantity_of(
+            parity,
+            unit=_unit(name, predictor),
+            num_records=len(rows),
+            training_mean=means.get(name),
+            reference=collected[name].reference(),
+        )
+        for name, parity in parities.items()
+    }
+    ids = dataset.ids[rows]
+    return Evaluation(
+        quantities=quantities,
+        parity=parities,
+        ids=ids,
+        info=_info(predictor, dataset, ids, split, fields),
+    )
+
+
+class _Collected:
+    """Arrays of one quantity, batch by batch."""
+
+    def __init__(self) -> None:
+        self.target: list[np.ndarray] = []
+        self.predicted: list[np.ndarray] = []
+        self.record: list[np.ndarray] = []
+        self.reference_energy: list[np.ndarray] = []
+
+    def add(self, target: np.ndarray, predicted: np.ndarray, record: np.ndarray) -> None:
+        """Adds labelled rows; components are flattened."""
+        if len(target):
+            width = int(np.prod(target.shape[1:], dtype=int))
+            self.target.append(target.reshape(-1))
+            self.predicted.append(predicted.reshape(-1))
+            self.record.append(np.repeat(record, width))
+
+    def joined(self) -> Parity:
+        """Returns everything as one."""
+        return Parity(
+            np.concatenate(self.target),
+            np.concatenate(self.predicted),
+            np.concatenate(self.record),
+        )
+
+    def reference(self) -> np.ndarray | None:
+        """Returns predictions from the composition alone, if the model has an element reference."""
+        return np.concatenate(self.reference_energy) if self.reference_energy else None
+
+
+def _collect(
+    predictor: Predictor,
+    records: Sequence[CrystalRecord],
+    first: int,
+    fields: Mapping[str, LabelField],
+    collected: Mapping[str, _Collected],
+) -> None:
+    """Adds labels and predictions of records ``first``, ``first + 1``, … to ``collected``."""
+    for batch, predicted in predictor.batches(records, tuple(fields.values())):
+        crystal = np.arange(first, first + batch.num_graphs)
+        first += batch.num_graphs
+        for name, field in fields.items():
+            mask = batch.masks[name].numpy()
+            row = crystal[batch.graph_index.numpy()] if field.per_atom else crystal
+            target = batch.labels[name].numpy()[mask]
+            collected[name].add(target, predicted[name][mask], row[mask])
+            if name == ENERGY_LABEL:
+                atoms = batch.num_atoms.numpy()[mask]
+                part = collected[f"{name}_per_atom"]
+                part.add(target / atoms, predicted[name][mask] / atoms, row[mask])
+                _add_reference(predictor, batch, mask, collected)
+
+
+def _add_reference(
+    predictor: Predictor, batch: CrystalBatch, mask: np.ndarray, collected: Mapping[str, _Collected]
+) -> None:
+    """Adds the energies that the element reference alone predicts (eV, and eV/atom)."""
+    statistics = predictor.card["statistics"]
+    if not statistics.get("reference"):
+        return
+    other = float(statistics["other_elements"])
+    energies = {int(number): float(value) for number, value in statistics["reference"].items()}
+    per_atom = [energies.get(number, other) for number in batch.numbers.tolist()]
+    total = np.bincount(batch.graph_index.numpy(), per_atom, batch.num_graphs)[mask]
+    collected[ENERGY_LABEL].reference_energy.append(total)
+    atoms = batch.num_atoms.numpy()[mask]
+    collected[f"{ENERGY_LABEL}_per_atom"].reference_energy.append(total / atoms)
+
+
+def _shared_fields(predictor: Predictor, dataset: Dataset) -> dict[str, LabelField]:
+    """Returns the labels that the model predicts and the data set has."""
+    fields = {name: field for name, field in dataset.fields.items() if name in predictor.units}
+    if not fields:
+        raise NeedsError(
+            f"{predictor.folder} predicts {', '.join(sorted(predictor.units)) or 'no label'}, "
+            f"but {dataset.path} has the labels {', '.join(sorted(dataset.fields)) or 'none'}"
+        )
+    for name, field in fields.items():
+        if field.unit != predictor.units[name]:
+            raise NeedsError(
+                f"{predictor.folder} predicts {name!r} in {predictor.units[name]!r}, but "
+                f"{dataset.path} holds it in {field.unit!r}; prepare the data in the model's unit"
+            )
+    absent = sorted(set(predictor.units) - set(fields))
+    if absent:
+        logger.warning("%s has no labels %s: not evaluated", dataset.path, ", ".join(absent))
+    return fields
+
+
+def _names(fields: Mapping[str, LabelField]) -> list[str]:
+    return [*fields, *([f"{ENERGY_LABEL}_per_atom"] if ENERGY_LABEL in fields else [])]
+
+
+def _unit(name: str, predictor: Predictor) -> str:
+    if name == f"{ENERGY_LABEL}_per_atom":
+        return f"{predictor.units[ENERGY_LABEL]}/atom"
+    return predictor.units[name]
+
+
+def _chunks(dataset: Dataset, rows: np.ndarray) -> Iterator[tuple[int, list[CrystalRecord]]]:
+    for first in range(0, len(rows), _CHUNK):
+        blobs = dataset.read(rows[first : first + _CHUNK])
+        yield first, [_without_undefined(decode(blob)) for blob in blobs]
+
+
+def _without_undefined(record: CrystalRecord) -> CrystalRecord:
+    if STRESS_LABEL not in record.labels or record.pbc.all():
+        return record
+    kept = {name: label for name, label in record.labels.items() if name != STRESS_LABEL}
+    return record.replace(labels=kept)
+
+
+def _training_means(predictor: Predictor) -> dict[str, float]:
+    """Returns the means of the training split, where the model's statistics hold plain means."""
+    objective = predictor.objective
+    plain = getattr(objective, "normalizer", None) == "zscore"
+    if not plain or getattr(objective, "extensive", False):
+        return {}
+    means = predictor.card["statistics"].get("mean") or {}
+    return {name: float(value) for name, value in means.items()}
+
+
+def _info(
+    predictor: Predictor,
+    dataset: Dataset,
+    ids: np.ndarray,
+    split: str,
+    fields: Mapping[str, LabelField],
+) -> dict[str, Any]:
+    card = predictor.card
+    evaluated = hashlib.sha256("\n".join(sorted(ids.tolist())).encode()).hexdigest()
+    return {
+        "model": {
+            "folder": str(predictor.folder.resolve()),
+            "name": str(card.get("name", "")),
+            "weights": read_json(predictor.folder / MANIFEST)[WEIGHTS]["sha256"],
+            "trained_on": (card.get("data") or {}).get("digest", ""),
+        },
+        "data": {
+            "path": str(dataset.path),
+            "name": dataset.path.name,
+            "digest": dataset.data_digest,
+            "split": split,
+            "records": len(ids),
+            "evaluated": evaluated,
+        },
+        "not_evaluated": sorted(set(predictor.units) - set(fields)),
+    }

@@ -1,0 +1,131 @@
+"""Metrics against their definitions, computed here from single predictions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from epitaxy.data.convert import prepare
+from epitaxy.data.dataset import Dataset
+from epitaxy.errors import EpitaxyError, NeedsError
+from epitaxy.graph.record import CrystalRecord, Label
+from epitaxy.predict.evaluate import evaluate
+from epitaxy.predict.evaluation import MAX_SAVED, Evaluation, Parity, quantity_of
+from epitaxy.predict.predictor import Predictor
+
+
+def test_errors_of_energy_forces_and_stress(
+    models: dict[str, Path], dataset: Dataset, labelled: list[CrystalRecord]
+) -> None:
+    found = evaluate(models["forces"], dataset, np.arange(10), split="test").quantities
+    predicted = Predictor(models["forces"]).predict(labelled)
+    errors = [
+        (forces - record.labels["forces"].value).ravel()
+        for forces, record in zip(predicted["forces"], labelled, strict=True)
+        if "forces" in record.labels
+    ]
+    assert found["forces"].mae == pytest.approx(np.abs(np.concatenate(errors)).mean(), rel=1e-9)
+    assert found["forces"].values == 3 * sum(r.num_atoms for r in labelled if "forces" in r.labels)
+    assert (found["forces"].records, found["forces"].missing) == (9, 1)
+    assert (found["stress"].records, found["stress"].missing) == (9, 1)  # one is a slab
+    per_atom = [
+        (energy - float(record.labels["energy"].value)) / record.num_atoms
+        for energy, record in zip(predicted["energy"], labelled, strict=True)
+    ]
+    rmse = np.sqrt(np.mean(np.square(per_atom)))
+    assert found["energy_per_atom"].rmse == pytest.approx(rmse, rel=1e-9)
+    assert found["energy_per_atom"].unit == "eV/atom"
+    assert found["energy"].records == 10
+
+
+def test_element_reference_is_the_prediction_of_the_composition_alone(
+    models: dict[str, Path], dataset: Dataset, labelled: list[CrystalRecord]
+) -> None:
+    statistics = Predictor(models["forces"]).card["statistics"]
+    table, other = statistics["reference"], statistics["other_elements"]
+    energies = [sum(table.get(str(z), other) for z in r.numbers.tolist()) for r in labelled]
+    labels = [float(r.labels["energy"].value) for r in labelled]
+    found = evaluate(models["forces"], dataset, np.arange(10)).quantities["energy"]
+    assert found.mae_reference == pytest.approx(np.abs(np.subtract(energies, labels)).mean())
+
+
+def test_mean_of_the_training_split_is_the_baseline_where_the_model_knows_it(
+    models: dict[str, Path], dataset: Dataset, labelled: list[CrystalRecord]
+) -> None:
+    labels = np.array([float(r.labels["energy"].value) for r in labelled])
+    found = evaluate(models["property"], dataset, np.arange(6, 10)).quantities["energy"]
+    assert found.mean_of == "training split"
+    assert found.mae_mean == pytest.approx(np.abs(labels[6:] - labels[:6].mean()).mean())
+    assert found.mae_zero == pytest.approx(np.abs(labels[6:]).mean())
+
+
+def test_quantity_by_hand() -> None:
+    """Labels 1, 2, 3 and predictions 1, 2, 5: SSE = 4, SST = 2, R² = −1."""
+    parity = Parity(np.array([1.0, 2, 3]), np.array([1.0, 2, 5]), np.array([0, 1, 3]))
+    found = quantity_of(parity, unit="eV", num_records=5, training_mean=None, reference=None)
+    assert (found.mae, found.r2) == (pytest.approx(2 / 3), pytest.approx(-1))
+    assert found.rmse == pytest.approx(np.sqrt(4 / 3))
+    assert (found.mae_zero, found.mae_mean) == (pytest.approx(2), pytest.approx(2 / 3))
+    assert (found.records, found.missing, found.mean_of) == (3, 2, "evaluated labels")
+
+
+def test_non_finite_predictions_are_counted() -> None:
+    parity = Parity(np.array([1.0, 2]), np.array([1.0, np.nan]), np.array([0, 1]))
+    found = quantity_of(parity, unit="eV", num_records=2, training_mean=None, reference=None)
+    assert found.non_finite == 1
+    assert np.isnan(found.mae)
+
+
+def test_saved_and_loaded_without_pickle(
+    models: dict[str, Path], dataset: Dataset, tmp_path: Path
+) -> None:
+    before = evaluate(models["forces"], dataset, np.array([5, 2, 7]), split="val")
+    before.save(tmp_path / "out")
+    after = Evaluation.load(tmp_path / "out")
+    assert after.metrics == pytest.approx(before.metrics, nan_ok=True)
+    assert after.units == before.units
+    assert after.units["forces_mae"] == "eV/Å"
+    assert after.units["energy_per_atom_r2"] == ""
+    assert after.ids.tolist() == ["c0005", "c0002", "c0007"]
+    assert after.info["data"]["split"] == "val"
+    np.testing.assert_array_equal(after.parity["forces"].target, before.parity["forces"].target)
+    atoms = dataset.num_atoms[[5, 2, 7]]
+    np.testing.assert_array_equal(after.parity["forces"].record, np.repeat([0, 1, 2], 3 * atoms))
+
+
+def test_the_saved_sample_is_the_same_each_time() -> None:
+    many = np.arange(MAX_SAVED + 10, dtype=float)
+    parity = Parity(many, -many, many.astype(int))
+    sample = parity.sample(MAX_SAVED)
+    assert len(np.unique(sample.target)) == MAX_SAVED
+    np.testing.assert_array_equal(sample.target, -sample.predicted)
+    np.testing.assert_array_equal(sample.target, parity.sample(MAX_SAVED).target)
+
+
+def test_damaged_parity_data_is_refused(
+    models: dict[str, Path], dataset: Dataset, tmp_path: Path
+) -> None:
+    evaluate(models["property"], dataset, np.arange(3)).save(tmp_path)
+    (tmp_path / "parity.npz").write_bytes(b"nothing")
+    with pytest.raises(EpitaxyError, match=r"parity\.npz cannot be read"):
+        Evaluation.load(tmp_path)
+
+
+def test_no_rows_are_refused(models: dict[str, Path], dataset: Dataset) -> None:
+    with pytest.raises(NeedsError, match="'test'.*is empty"):
+        evaluate(models["forces"], dataset, np.zeros(0, dtype=int), split="test")
+
+
+@pytest.mark.parametrize(
+    ("label", "unit", "message"),
+    [("gap", "eV", "has the labels gap"), ("energy", "meV", "in 'eV', but .* in 'meV'")],
+)
+def test_data_that_do_not_fit_are_refused(
+    models: dict[str, Path], crystals: object, tmp_path: Path, label: str, unit: str, message: str
+) -> None:
+    record = crystals.fcc().replace(labels={label: Label(1.0, unit)})  # type: ignore[attr-defined]
+    prepare([record], tmp_path / "data", format="lmdb", recipe=None, progress=False)
+    with pytest.raises(NeedsError, match=message):
+        evaluate(models["forces"], Dataset.open(tmp_path / "data"), np.arange(1))
