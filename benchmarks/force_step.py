@@ -126,7 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--graphs", type=int, default=8, help="crystals per batch")
-    parser.add_argument("--cutoff", type=float, default=6.0, help="Å, of both models")
+    parser.add_argument("--cutoff", type=float, default=5.0, help="Å, of both models")
     parser.add_argument("--out", type=Path, default=None)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -123,7 +123,7 @@ def test_promises_follow_the_arguments(
 def test_the_blocks_are_in_order_of_computation() -> None:
     blocks = ("embedding", "interaction.0", "interaction.1", "interaction.2")
     assert CGCNN(8, 3).blocks == blocks
-    assert CGCNN(8, 3).spec == GraphSpec("radius", 6.0)
+    assert CGCNN(8, 3).spec == GraphSpec("radius", 5.0)
 
 
 @pytest.mark.parametrize(

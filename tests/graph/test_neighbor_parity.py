@@ -73,6 +73,19 @@ def test_rows_of_axes_that_are_not_periodic_may_be_zero(crystals, rows, brute_fo
     assert len(found)
 
 
+def test_rows_of_axes_that_are_not_periodic_are_not_looked_at(crystals, rows):
+    """A wire along (1, 1, 1) whose other two rows are junk, or point along the wire themselves."""
+    positions = crystals.triclinic(23, 4).positions
+    expected = None
+    for second in ([0, 0, 0], [5, 1, 1], [2, 2, 2]):
+        cell = np.array([[2.0, 2, 2], second, [-3, 7, 1e4]])
+        record = CrystalRecord("wire", np.ones(4), positions, cell, np.array([True, False, False]))
+        found = rows(record, 8.0)
+        expected = found if expected is None else expected
+        assert np.array_equal(found, expected)
+    assert len(expected)
+
+
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32 - 1),

@@ -37,5 +37,6 @@ def test_the_digest_tells_rules_apart_and_is_stable():
         GraphSpec("nearest", 8.0, 12, padded=True),
     ]
     assert len({rule.digest() for rule in rules}) == len(rules)
+    assert GraphSpec(cutoff=8).digest() == GraphSpec().digest()
     # Kept in checkpoints and caches: a change here orphans them.
     assert GraphSpec().digest() == "5438a5f5b1ade881"

@@ -13,7 +13,6 @@ from torch.nn import functional
 from epitaxy.encoders.activations import ActivationName, activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.contract import Encoding, Provision
-from epitaxy.encoders.gate import CORES, CoreName, gated_message
 from epitaxy.encoders.norms import COUPLING, NormName, make_norm
 from epitaxy.errors import ConfigError, RecordError, closest
 from epitaxy.graph.batch import CrystalBatch
@@ -62,8 +61,8 @@ class CGCNN(nn.Module):
         envelope: ``poly6``, ``cosine`` or ``none``.
         message_scale: Constant factor on the sum of messages.
         norm: ``batch``, ``sync_batch`` (batch over all workers), ``layer`` or ``none``.
-        core_activation: ``g``, ``silu`` or ``softplus``.
-        outer_activation: ``h``, ``silu``, ``softplus`` or ``none``.
+        core_activation: ``g``: ``silu``, ``softplus`` or ``none``.
+        outer_activation: ``h``; the same choices.
 
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
@@ -77,7 +76,7 @@ class CGCNN(nn.Module):
         layers: int = 3,
         *,
         rule: Rule = "radius",
-        cutoff: float = 6.0,
+        cutoff: float = 5.0,
         max_neighbors: int | None = None,
         padding: Padding = "masked",
         num_basis: int = 32,
@@ -86,7 +85,7 @@ class CGCNN(nn.Module):
         envelope: EnvelopeName = "poly6",
         message_scale: float = 0.3,
         norm: NormName = "none",
-        core_activation: CoreName = "silu",
+        core_activation: ActivationName = "silu",
         outer_activation: ActivationName = "none",
     ) -> None:
         super().__init__()
@@ -171,7 +170,7 @@ class GatedConvolution(nn.Module):
         num_basis: int,
         norm: NormName,
         message_scale: float,
-        core_activation: CoreName,
+        core_activation: ActivationName,
         outer_activation: ActivationName,
     ) -> None:
         super().__init__()
@@ -180,11 +179,7 @@ class GatedConvolution(nn.Module):
         self.linear = nn.Linear(2 * width + num_basis, 2 * width)
         self.edge_norm = make_norm(norm, 2 * width)
         self.node_norm = make_norm(norm, width)
-        if core_activation not in CORES:
-            raise ConfigError(
-                f"core_activation is {core_activation!r}; {closest(core_activation, CORES)}"
-            )
-        self.core_activation: CoreName = core_activation
+        self.core_activation = activation(core_activation)
         self.outer_activation = activation(outer_activation)
 
     def forward(
@@ -197,7 +192,8 @@ class GatedConvolution(nn.Module):
     ) -> NodeFeatures:
         """Returns the states after one exchange of messages, each times its ``weight``."""
         gates = self.edge_norm(self._gates(node, basis, source, target))
-        message = gated_message(gates, weight, self.core_activation)
+        gate, core = gates.chunk(2, dim=-1)
+        message = torch.sigmoid(gate) * self.core_activation(core) * weight
         received = torch.zeros_like(node).index_add(0, target, message)
         return self.outer_activation(node + self.node_norm(received * self.message_scale))
 

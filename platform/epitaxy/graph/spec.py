@@ -34,6 +34,8 @@ class GraphSpec:
             raise ConfigError(f"graph rule must be 'radius' or 'nearest', got {self.rule!r}")
         if not self.cutoff > 0:
             raise ConfigError(f"cutoff must be positive (Å), got {self.cutoff}")
+        # 8 and 8.0 are one rule: one digest, one compiled kernel.
+        object.__setattr__(self, "cutoff", float(self.cutoff))
         if self.max_neighbors is not None and self.max_neighbors < 1:
             raise ConfigError(f"max_neighbors must be at least 1, got {self.max_neighbors}")
         if self.rule == "nearest" and self.max_neighbors is None:

@@ -180,10 +180,10 @@ class Regression:
     def _outputs(self, model: Model, batch: CrystalBatch) -> dict[str, GraphScalars]:
         """Returns the network's numbers in normalised units (per atom if extensive)."""
         node = model.encoder(batch).node
-        heads = model.head["property"] if len(self.labels) > 1 else model.head
         outputs = {}
         for name in self.labels:
-            output = heads[name if len(self.labels) > 1 else "scalar"](node, batch)
+            role = "scalar" if len(self.labels) == 1 else f"property.{name}"
+            output = model.head.get_submodule(role)(node, batch)
             outputs[name] = output / batch.num_atoms if self.extensive else output
         return outputs
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -36,7 +37,7 @@ def command_of(run: RunSummary) -> str:
     words.append(f"compute={compute['backend']}")
     if compute["backend"] == "ray":
         words.append(f"compute.workers={compute['workers']}")
-    return " ".join([*words, f"run.name={run.name}"])
+    return shlex.join([*words, f"run.name={run.name}"])
 
 
 def _component(kind: str, config: Mapping[str, Any]) -> list[str]:

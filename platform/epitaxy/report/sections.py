@@ -289,7 +289,7 @@ def _run_row(run: RunSummary, collection: Collection) -> list[str]:
     excluded = sum(int(split.get("excluded", 0)) for split in splits.values())
     return [
         run.name,
-        run.strategy if run.verb == "finetune" else "pre-training",
+        _start(run),
         str(run.seed),
         data.name if data else run.data_digest[:12],
         *sizes,
@@ -297,6 +297,13 @@ def _run_row(run: RunSummary, collection: Collection) -> list[str]:
         str(run.settings["loop"]["epochs"]),
         "; ".join(errors) or "not finished",
     ]
+
+
+def _start(run: RunSummary) -> str:
+    if run.verb != "finetune":
+        return "pre-training"
+    source = run.lineage.get("reference") or run.settings["init"].get("model")
+    return f"{run.strategy} from {source}" if source else run.strategy
 
 
 def _headline(run: RunSummary, label: str) -> str:
