@@ -41,8 +41,10 @@ slow: install  ## Tests that take minutes each.
 faults: install  ## Everything that kills workers and drivers, slow or not.
 	$(BIN)/python -m pytest -m 'not gpu' --timeout 3600 tests/faults $(ARGS)
 
-benchmarks: install  ## Speed comparisons; writes the tables under benchmarks/.
-	for script in benchmarks/bench_*.py; do $(BIN)/python "$$script"; done
+benchmarks: install  ## Speed comparisons; writes benchmarks/results/*.csv.
+	$(BIN)/python benchmarks/neighbors.py
+	$(BIN)/python benchmarks/data_path.py
+	$(BIN)/python benchmarks/force_step.py --out benchmarks/results/force_step.csv
 
 lint: ruff types spelling  ## Style, types and spelling.
 

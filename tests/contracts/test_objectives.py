@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from ase.io import iread
 from torch import Tensor
 
 from epitaxy.build import build
-from epitaxy.graph.batch import CrystalBatch
+from epitaxy.graph.batch import CrystalBatch, Graph
 from epitaxy.graph.record import CrystalRecord
 from epitaxy.objectives.contract import Objective
 
@@ -227,37 +226,45 @@ def agree(analytic: Tensor, numerical: Tensor, name: str) -> None:
 
 def numerical_derivatives(pair: Any, batch: CrystalBatch) -> tuple[Tensor, Tensor]:
     """Five-point differences of the energy at fixed edges: forces and (1/V) dE/dε."""
+    positions, cell = batch.positions.numpy(), batch.cell[0].numpy()
+    moves = np.eye(positions.size).reshape(-1, *positions.shape)
+    strains = np.eye(9).reshape(9, 3, 3)
+    changes = [(positions + k * STEP * move, cell) for move in moves for k in STENCIL]
+    for strain in strains:
+        for k in STENCIL:
+            deformation = np.eye(3) + k * STEP * strain
+            changes.append((positions @ deformation, cell @ deformation))
+    with torch.no_grad():
+        energies = pair.objective.predict(pair.model, copies(batch, changes))["energy"]
+    slopes = energies.reshape(-1, len(STENCIL)).numpy() @ np.array(list(STENCIL.values())) / STEP
+    forces = -slopes[: positions.size].reshape(positions.shape)
+    stress = slopes[positions.size :].reshape(3, 3) / abs(np.linalg.det(cell))
+    return torch.from_numpy(forces), torch.from_numpy(stress)
 
-    def energy(changed: CrystalBatch) -> float:
-        with torch.no_grad():
-            return float(pair.objective.predict(pair.model, changed)["energy"])
 
-    def slope(change: Callable[[float], CrystalBatch]) -> float:
-        return sum(c * energy(change(k * STEP)) for k, c in STENCIL.items()) / STEP
+def copies(batch: CrystalBatch, changes: list[tuple[np.ndarray, np.ndarray]]) -> CrystalBatch:
+    """One crystal many times with other positions and cells, but the edges it has."""
+    count, atoms = len(changes), len(batch.numbers)
 
-    def move(atom: int, axis: int) -> Callable[[float], CrystalBatch]:
-        def changed(step: float) -> CrystalBatch:
-            positions = batch.positions.clone()
-            positions[atom, axis] += step
-            return batch.replace(positions=positions)
+    def repeated(index: Tensor) -> Tensor:
+        offsets = atoms * torch.arange(count).repeat_interleave(len(index))
+        return index.repeat(count) + offsets
 
-        return changed
-
-    def strain(row: int, column: int) -> Callable[[float], CrystalBatch]:
-        def changed(step: float) -> CrystalBatch:
-            deformation = torch.eye(3).double()
-            deformation[row, column] += step
-            return batch.replace(
-                positions=batch.positions @ deformation, cell=batch.cell @ deformation
-            )
-
-        return changed
-
-    atoms, axes = range(len(batch.numbers)), range(3)
-    forces = np.array([[-slope(move(atom, axis)) for axis in axes] for atom in atoms])
-    stress = np.array([[slope(strain(row, column)) for column in axes] for row in axes])
-    volume = abs(np.linalg.det(batch.cell[0].numpy()))
-    return torch.from_numpy(forces), torch.from_numpy(stress / volume)
+    graphs = {
+        spec: Graph(repeated(graph.source), repeated(graph.target), graph.shifts.repeat(count, 1))
+        for spec, graph in batch.graphs.items()
+    }
+    return batch.replace(
+        ids=tuple(str(index) for index in range(count)),
+        numbers=batch.numbers.repeat(count),
+        positions=torch.from_numpy(np.concatenate([positions for positions, _ in changes])),
+        cell=torch.from_numpy(np.stack([cell for _, cell in changes])),
+        graph_index=torch.arange(count).repeat_interleave(atoms),
+        num_atoms=batch.num_atoms.repeat(count),
+        labels={},
+        masks={},
+        graphs=graphs,
+    )
 
 
 def real_crystals(data_dir: Any, count: int) -> list[CrystalRecord]:
