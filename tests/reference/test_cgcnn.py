@@ -185,14 +185,10 @@ def test_a_training_pass_moves_statistics_and_gradients_alike(pair: str) -> None
 
 def test_the_gaussians_are_those_of_the_original(reference_dir: Path) -> None:
     given = dict(np.load(reference_dir / "cgcnn/gaussian_check.npz"))
-    keys = {value.ndim: key for key, value in given.items() if value.ndim == 2}
-    expansion = given[keys[2]]
     basis = case(PAIRS[0]).model.encoder.basis
-    vectors = [value for value in given.values() if value.ndim == 1]
-    centers = next(v for v in vectors if len(v) == expansion.shape[1])
-    distances = next(v for v in vectors if len(v) == expansion.shape[0])
-    close(basis.centers, centers.astype(np.float32), rtol=0.0, atol=1e-6)
-    close(basis(torch.from_numpy(distances).float()), expansion.astype(np.float32), **OUTPUT)
+    close(basis.centers, given["centers"].astype(np.float32), rtol=0.0, atol=1e-6)
+    expanded = basis(torch.from_numpy(given["distances"]).float())
+    close(expanded, given["expanded"].astype(np.float32), **OUTPUT)
 
 
 def _record_states(model: Model, states: dict[str, Tensor]) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from epitaxy.data.dataset import Dataset
@@ -21,7 +22,7 @@ from epitaxy.train.launch import launch
 from epitaxy.train.logs import read_metrics, surviving_consumption
 from epitaxy.train.loop import PreparedStep
 from epitaxy.train.recorder import RunRecorder
-from epitaxy.train.settings import BatchSettings, RunSettings, to_dict
+from epitaxy.train.settings import BatchSettings, ComputeSettings, RunSettings, to_dict
 from epitaxy.train.worker import train_worker
 
 MakeSettings = Callable[..., RunSettings]
@@ -77,6 +78,13 @@ def test_micro_batches_do_not_change_the_curve(make_settings: MakeSettings) -> N
         without_time(three.directory), without_time(one.directory), strict=True
     ):
         assert numbers(line) == pytest.approx(numbers(expected), rel=1e-9)
+
+
+def test_training_leaves_the_process_as_it_was_found(make_settings: MakeSettings) -> None:
+    threads = torch.get_num_threads()
+    launch(make_settings(loop={"epochs": 1}, compute=ComputeSettings(threads=threads + 1)))
+    assert torch.get_num_threads() == threads
+    assert float(np.float64(2.0**-1040) * 1.0) > 0  # flushed denormals would make it zero
 
 
 @pytest.mark.parametrize("steps", [1, 3, 6])

@@ -190,7 +190,8 @@ def refuse_network_disk(path: Path, mounts: Path = Path("/proc/mounts")) -> None
 
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # a page of migrations at first use
+    for talker in ("alembic", "mlflow.store.db.utils"):  # a page of migrations at first use
+        logging.getLogger(talker).setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # MLflow's own use of what SQLAlchemy deprecates
         from mlflow import MlflowClient

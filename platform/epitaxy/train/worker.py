@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,8 +49,8 @@ def train_worker(config: Mapping[str, Any]) -> None:
     """
     settings: RunSettings = from_dict(RunSettings, config["settings"])
     try:
-        session = _together(lambda: _open(settings, config))
-        _train(session)
+        with _numerics(settings.compute):
+            _train(_together(lambda: _open(settings, config)))
     except EpitaxyError as error:
         if not config["ray"]:
             raise
@@ -90,7 +90,7 @@ def plans_of(
 
 
 def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
-    device = _prepare_process(settings.compute, in_ray=config["ray"])
+    device = _device(settings.compute, in_ray=config["ray"])
     dataset = Dataset.open(settings.data)
     parts = build_parts(settings)
     encoder, objective = parts.model.encoder, parts.objective
@@ -222,12 +222,28 @@ def _validate(session: _Session) -> dict[str, float]:
         return validate(session.parts.model, session.parts.objective, batches, session.device)
 
 
-def _prepare_process(compute: ComputeSettings, *, in_ray: bool) -> torch.device:
-    """Sets up numerics and threads; returns the device of this process."""
+@contextmanager
+def _numerics(compute: ComputeSettings) -> Iterator[None]:
+    """Sets threads and the treatment of denormal numbers, and restores them at the end."""
+    threads, flushed = torch.get_num_threads(), _flushes_denormals()
     # Nearly dead activations produce denormal numbers, on which CPUs are many times slower.
     torch.set_flush_denormal(True)
     if compute.threads:
         torch.set_num_threads(compute.threads)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
+        torch.set_num_threads(threads)
+
+
+def _flushes_denormals() -> bool:
+    """Returns whether this thread takes denormal numbers for zero; torch only has the setter."""
+    return float(torch.full((), 2.0**-1040, dtype=torch.float64) * 1.0) == 0.0
+
+
+def _device(compute: ComputeSettings, *, in_ray: bool) -> torch.device:
+    """Returns the device of this process."""
     if not compute.use_gpu:
         return torch.device("cpu")
     if not torch.cuda.is_available():
