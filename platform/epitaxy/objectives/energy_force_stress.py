@@ -48,7 +48,7 @@ class EnergyForceStress:
     Args:
         energy_weight: Of the energy term.
         force_weight: Of the force term.
-        stress_weight: Of the stress term, by default larger: 1 GPa is only 0.006 eV/Å³.
+        stress_weight: Of the stress term.
         energy_loss: ``l1``, ``mse``, ``huber`` or ``smooth_l1`` of the energy error.
         force_loss: The same per force component.
         stress_loss: The same per stress component.
@@ -79,7 +79,7 @@ class EnergyForceStress:
         *,
         energy_weight: float = 1.0,
         force_weight: float = 10.0,
-        stress_weight: float = 100.0,
+        stress_weight: float = 10.0,
         energy_loss: LossName = "huber",
         force_loss: LossName = "huber",
         stress_loss: LossName = "huber",
