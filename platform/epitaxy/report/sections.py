@@ -204,7 +204,8 @@ def _arm_row(comparison: Comparison, arm: str) -> list[str]:
 def _comparison_notes(comparison: Comparison) -> list[str]:
     notes = [
         f"Difference to {comparison.baseline} at the same seed; negative is better. The interval "
-        "is Student's t over the seeds: it covers the spread of trainings, not of test sets."
+        "is Student's t over the seeds: it covers the spread of trainings, and that of test sets "
+        "only where the seed also deals the split."
     ]
     if comparison.split == VALIDATION:
         notes.append(
