@@ -52,6 +52,11 @@ def normalise(unit: str) -> str:
     return text.replace("Å3", "Å^3").replace("bohr3", "bohr^3")
 
 
+def dimension(unit: str) -> str:
+    """Returns the canonical unit of what ``unit`` measures; empty for a unit that is not known."""
+    return _FACTORS.get(normalise(unit), ("", 0.0))[0]
+
+
 def factor(unit: str, to: str) -> float:
     """Returns the number that turns a value in ``unit`` into one in ``to``.
 

@@ -10,7 +10,8 @@ from typing import Any
 import yaml
 
 from epitaxy.build import build
-from epitaxy.data.sources.contract import FieldRule, Source, check_fields
+from epitaxy.data.field_rule import FieldRule, check_fields
+from epitaxy.data.sources.contract import Source
 from epitaxy.errors import ConfigError, closest
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -30,6 +31,14 @@ class Recipe:
         licence: Licence of the data.
         citation: Whom to cite.
         notes: Traps and how the conventions were checked.
+        url: Where the original is to be had.
+        size: Records of the complete original, for comparison with what was found; 0 if unknown.
+        files: Name of a file to its ``sha256`` and ``records``: what the conventions were checked
+            on. Another file of that name is read with a warning.
+        filter: Records that are left out and counted; see ``epitaxy.data.intake.Sieve``.
+        splits: Name to settings of splits that are stored with the data set; see
+            ``epitaxy.data.splits``.
+        symmetry: Whether space group and crystal system are determined for every record.
     """
 
     name: str
@@ -39,6 +48,12 @@ class Recipe:
     licence: str = ""
     citation: str = ""
     notes: str = ""
+    url: str = ""
+    size: int = 0
+    files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    filter: Mapping[str, Any] = field(default_factory=dict)
+    splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    symmetry: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self.fields)
@@ -60,7 +75,8 @@ class Recipe:
             if not isinstance(rule, Mapping) or "key" not in rule:
                 raise ConfigError(f"{where} needs at least a key: its name in the source")
             _check_keys(where, rule, FieldRule)
-            rules[label] = FieldRule(**{**rule, "key": str(rule["key"])})
+            missing = tuple(rule.get("missing") or ())
+            rules[label] = FieldRule(**{**rule, "key": str(rule["key"]), "missing": missing})
         return cls(**{"name": name, **content, "fields": rules})
 
     def to_dict(self) -> dict[str, Any]:

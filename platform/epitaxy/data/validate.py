@@ -39,6 +39,8 @@ def check_record(record: CrystalRecord) -> None:
                 f"record {record.id!r}: its {name} {text!r} has unprintable characters or spaces "
                 "around it"
             )
+    if record.is_composition:
+        return
     first, second, distance = closest_pair(record)
     if distance < MIN_DISTANCE:
         raise RecordError(

@@ -18,6 +18,8 @@ from epitaxy.errors import RecordError
 MAX_ATOMIC_NUMBER = 118
 MIN_VOLUME_PER_CELL = 1e-6
 """Å³. A periodic cell below this is singular for every purpose."""
+AMOUNT = "amount"
+"""Per-atom label of a composition: how much of each element; such a record has no structure."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,11 @@ class CrystalRecord:
     def num_atoms(self) -> int:
         """Number of atoms in the cell."""
         return len(self.numbers)
+
+    @property
+    def is_composition(self) -> bool:
+        """Whether the record is a composition: one "atom" per element, no structure."""
+        return AMOUNT in self.labels
 
     @property
     def volume(self) -> float:

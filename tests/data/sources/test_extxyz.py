@@ -11,7 +11,8 @@ import ase.io
 import numpy as np
 import pytest
 
-from epitaxy.data.sources.contract import BadRecord, FieldRule
+from epitaxy.data.field_rule import FieldRule
+from epitaxy.data.sources.contract import BadRecord
 from epitaxy.data.sources.extxyz import ExtendedXyz
 from epitaxy.errors import SourceError
 from epitaxy.graph.record import CrystalRecord

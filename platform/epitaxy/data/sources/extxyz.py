@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-from ase.data import atomic_numbers
 from numpy.typing import ArrayLike
 
-from epitaxy.data.sources.contract import BadRecord, FieldRule, read_labels
+from epitaxy.data.field_rule import FieldRule, read_labels
+from epitaxy.data.sources.contract import Piece, PieceSource
 from epitaxy.data.sources.files import open_text, stem
-from epitaxy.errors import RecordError, SourceError, closest
+from epitaxy.data.sources.structures import Geometry
+from epitaxy.errors import ConfigError, RecordError, SourceError, closest
 from epitaxy.graph.record import CrystalRecord
+from epitaxy.graph.symbols import atomic_number
 
 _PAIR = re.compile(
     r"""(?P<key>[^\s=]+)\s*
@@ -27,18 +29,23 @@ _PAIR = re.compile(
     re.VERBOSE,
 )
 _DEFAULT_COLUMNS = "species:S:1:pos:R:3"
+_STRUCTURE = ("elements", "numbers", "positions", "fractional")
 _TRUE = {"t", "true", "1"}
 _FALSE = {"f", "false", "0"}
 
 
-class ExtendedXyz:
-    """Reads ``.xyz`` and ``.xyz.gz`` files.
+class ExtendedXyz(PieceSource):
+    """Reads ``.xyz`` files, compressed or not.
 
     Args:
         fields: Label name to its key: a column (``per_atom``) or an entry of the comment.
         id_keys: Comment keys of the record's id, the first one present counts; if empty, ids are
             ``<file name>-<frame>``, counting from 0.
         group_keys: Comment keys of the record's group, likewise; if empty, the id is the group.
+        columns: Names of the columns that make up the structure, where they are other than
+            ``species`` (or ``Z``, ``numbers``) and ``pos``: ``{positions: xyz, elements: name}``;
+            ``fractional`` instead of ``positions`` for coordinates in units of the cell.
+        lattice_key: Comment key of the cell.
     """
 
     def __init__(
@@ -46,12 +53,20 @@ class ExtendedXyz:
         fields: Mapping[str, FieldRule],
         id_keys: Sequence[str] = (),
         group_keys: Sequence[str] = (),
+        *,
+        columns: Mapping[str, str] | None = None,
+        lattice_key: str = "Lattice",
     ) -> None:
         self._fields = fields
         self._id_keys = tuple(id_keys)
         self._group_keys = tuple(group_keys)
+        self._names = {"elements": "species", "positions": "pos", **(columns or {})}
+        self._lattice_key = lattice_key
+        for name in self._names:
+            if name not in _STRUCTURE:
+                raise ConfigError(f"columns: {closest(name, _STRUCTURE)}")
 
-    def read(self, uri: str) -> Iterator[CrystalRecord | BadRecord]:
+    def pieces(self, uri: str) -> Iterator[Piece]:
         """Yields the frames of a file; frames are numbered from 0.
 
         Raises:
@@ -59,35 +74,44 @@ class ExtendedXyz:
                 something else.
         """
         with open_text(uri) as stream:
-            frames = _frames(uri, stream)
-            for number, (comment, lines) in enumerate(frames):
-                try:
-                    yield self._record(f"{stem(uri)}-{number}", comment, lines)
-                except RecordError as error:
-                    yield BadRecord(f"{uri}, frame {number}", error)
+            for number, frame in enumerate(_frames(uri, stream)):
+                yield Piece(f"{uri}, frame {number}", (f"{stem(uri)}-{number}", *frame))
 
-    def _record(self, default_id: str, comment: str, lines: list[str]) -> CrystalRecord:
+    def record(self, piece: Piece) -> CrystalRecord:
+        """Returns the record of a frame.
+
+        Raises:
+            RecordError: If it holds none.
+        """
+        default_id, comment, lines = piece.content
         info = _parse_comment(comment)
         columns = _columns(info.get("Properties", _DEFAULT_COLUMNS))
         rows = _rows(lines, sum(column.width for column in columns.values()))
         identity = _first(info, self._id_keys, "id") if self._id_keys else default_id
         group = _first(info, self._group_keys, "group") if self._group_keys else identity
-        cell = np.zeros((3, 3))
-        if "Lattice" in info:
-            cell = _numbers("Lattice", info["Lattice"], 9).reshape(3, 3)
-        pbc = _booleans(info["pbc"]) if "pbc" in info else np.full(3, "Lattice" in info)
+        geometry = self._geometry(info, columns, rows)
         labels = read_labels(
-            self._fields, lambda rule: _value(rule, info, columns, rows), {**info, **columns}
+            self._fields,
+            lambda rule: _value(rule, info, columns, rows),
+            {**info, **columns},
+            geometry,
         )
-        return CrystalRecord(
-            id=identity,
-            numbers=_atomic_numbers(columns, rows),
-            positions=_column(columns, rows, "pos"),
-            cell=cell,
-            pbc=pbc,
-            labels=labels,
-            group=group,
-        )
+        return CrystalRecord(identity, *geometry, labels=labels, group=group)
+
+    def _geometry(
+        self, info: Mapping[str, str], columns: Mapping[str, _Column], rows: np.ndarray
+    ) -> Geometry:
+        cell = np.zeros((3, 3))
+        periodic = self._lattice_key in info
+        if periodic:
+            cell = _numbers(self._lattice_key, info[self._lattice_key], 9).reshape(3, 3)
+        pbc = _booleans(info["pbc"]) if "pbc" in info else np.full(3, periodic)
+        numbers = _atomic_numbers(self._names, columns, rows)
+        if "fractional" in self._names:
+            positions = _column(columns, rows, self._names["fractional"]) @ cell
+        else:
+            positions = _column(columns, rows, self._names["positions"])
+        return Geometry(numbers, positions, cell, pbc)
 
 
 @dataclass(frozen=True)
@@ -179,44 +203,52 @@ def _columns(properties: str) -> dict[str, _Column]:
     return columns
 
 
-def _rows(lines: list[str], width: int) -> list[list[str]]:
-    rows = [line.split() for line in lines]
-    for atom, row in enumerate(rows):
+def _rows(lines: list[str], width: int) -> np.ndarray:
+    """Returns the words of the atom lines, (atoms, columns) of str."""
+    words = [line.split() for line in lines]
+    for atom, row in enumerate(words):
         if len(row) != width:
             raise RecordError(
                 f"atom {atom} has {len(row)} columns, expected {width} as 'Properties' says"
             )
-    return rows
+    return np.array(words, dtype=object).reshape(len(words), width)
 
 
-def _column(columns: Mapping[str, _Column], rows: list[list[str]], name: str) -> np.ndarray:
+def _column(columns: Mapping[str, _Column], rows: np.ndarray, name: str) -> np.ndarray:
     if name not in columns:
         raise RecordError(f"there is no column {name!r}; {closest(name, columns)}")
     start, width = columns[name].start, columns[name].width
     try:
-        values = np.array([row[start : start + width] for row in rows], dtype=np.float64)
+        values = rows[:, start : start + width].astype(np.float64)
     except ValueError as error:
         raise RecordError(f"column {name!r} holds something other than numbers: {error}") from error
-    values = values.reshape(len(rows), width)
     return values[:, 0] if width == 1 else values
 
 
-def _atomic_numbers(columns: Mapping[str, _Column], rows: list[list[str]]) -> np.ndarray:
-    if "species" not in columns:
-        return _column(columns, rows, "Z" if "Z" in columns else "numbers").astype(np.int64)
-    start = columns["species"].start
-    symbols = [row[start] for row in rows]
-    for atom, symbol in enumerate(symbols):
-        if atomic_numbers.get(symbol, 0) < 1:
-            raise RecordError(f"atom {atom} is of unknown element {symbol!r}")
-    return np.array([atomic_numbers[symbol] for symbol in symbols])
+def _atomic_numbers(
+    names: Mapping[str, str], columns: Mapping[str, _Column], rows: np.ndarray
+) -> np.ndarray:
+    if names["elements"] not in columns or "numbers" in names:
+        name = names.get("numbers", "Z" if "Z" in columns else "numbers")
+        return _column(columns, rows, name).astype(np.int64)
+    symbols = rows[:, columns[names["elements"]].start].tolist()
+    numbers = {symbol: _element(symbols, symbol) for symbol in set(symbols)}
+    return np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
+
+
+def _element(symbols: list[str], symbol: str) -> int:
+    try:
+        return atomic_number(symbol)
+    except RecordError as error:
+        atom = symbols.index(symbol)
+        raise RecordError(f"atom {atom} is of unknown element {symbol!r}") from error
 
 
 def _value(
     rule: FieldRule,
     info: Mapping[str, str],
     columns: Mapping[str, _Column],
-    rows: list[list[str]],
+    rows: np.ndarray,
 ) -> ArrayLike:
     if rule.per_atom:
         if rule.key not in columns:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from epitaxy.data.convert import prepare
 from epitaxy.data.recipe import Recipe
 from epitaxy.data.sources import jarvis_json
-from epitaxy.data.sources.contract import BadRecord, FieldRule
-from epitaxy.data.sources.jarvis_json import JarvisJson, iterate_list
+from epitaxy.data.field_rule import FieldRule
+from epitaxy.data.sources.contract import BadRecord
+from epitaxy.data.sources.json_entries import JsonEntries, iterate_list
 from epitaxy.errors import RecordError, SourceError
 from epitaxy.graph.record import CrystalRecord
 
@@ -37,7 +38,7 @@ def write(path: Path, entries: Any) -> str:
 
 
 def read(path: str, **options: str) -> list[Any]:
-    return list(JarvisJson(FIELDS, **options).read(path))
+    return list(JsonEntries(FIELDS, **options).read(path))
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.json.gz"])
@@ -134,7 +135,7 @@ def test_a_trajectory_that_repeats_its_id_is_noticed(data_dir: Path, tmp_path: P
     """Fifty frames of three relaxations, with three different ids."""
     recipe = Recipe.from_dict(
         {
-            "source": {"_target_": "epitaxy.data.sources.jarvis_json.JarvisJson"},
+            "source": {"_target_": "epitaxy.data.sources.json_entries.JsonEntries"},
             "fields": {"energy": {"key": "total_energy", "unit": "eV"}},
         },
         "frames",

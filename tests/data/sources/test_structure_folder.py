@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from epitaxy.data.sources.cif_folder import CifFolder
-from epitaxy.data.sources.contract import BadRecord, FieldRule
+from epitaxy.data.sources.structure_folder import StructureFolder
+from epitaxy.data.field_rule import FieldRule
+from epitaxy.data.sources.contract import BadRecord
 from epitaxy.errors import SourceError
 from epitaxy.graph.record import CrystalRecord
 
@@ -43,7 +44,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def read(path: Path, **options: Any) -> list[Any]:
-    return list(CifFolder(options.pop("fields", FIELDS), **options).read(str(path)))
+    return list(StructureFolder(options.pop("fields", FIELDS), **options).read(str(path)))
 
 
 def test_rows_of_the_table_in_order(folder: Path) -> None:

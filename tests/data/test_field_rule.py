@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from epitaxy.data.sources.contract import FieldRule, read_labels
+from epitaxy.data.field_rule import FieldRule, read_labels
 from epitaxy.errors import RecordError
 
 

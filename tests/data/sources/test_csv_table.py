@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from epitaxy.data.sources.contract import BadRecord, FieldRule
-from epitaxy.data.sources.csv_cif import CsvCif
+from epitaxy.data.field_rule import FieldRule
+from epitaxy.data.sources.contract import BadRecord
+from epitaxy.data.sources.csv_table import CsvTable
 from epitaxy.errors import SourceError
 from epitaxy.graph.record import CrystalRecord
 
@@ -42,7 +43,7 @@ def write(path: Path, *rows: list[str], header: list[str] = HEADER) -> str:
 
 
 def read(path: str, **options: str) -> list[Any]:
-    return list(CsvCif(FIELDS, **options).read(path))
+    return list(CsvTable(FIELDS, **options).read(path))
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.csv.gz"])
@@ -106,7 +107,7 @@ def test_an_open_quote_is_named(tmp_path: Path) -> None:
 def test_real_crystals(data_dir: Path) -> None:
     """The first row of the table, as an editor shows it."""
     fields = {"e": FieldRule("formation_energy_per_atom", "eV/atom")}
-    source = CsvCif(fields, group_column="formula")
+    source = CsvTable(fields, group_column="formula")
     record = next(source.read(str(data_dir / "small" / "mp_2000.csv.gz")))
     assert isinstance(record, CrystalRecord)
     assert (record.id, record.group, record.num_atoms) == ("mp-755001", "Er2TeO6", 18)

@@ -1,0 +1,143 @@
+"""JSON files entry by entry: nested containers are walked, only one entry is in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import IO, Any
+
+from epitaxy.errors import SourceError
+
+_CHUNK = 1 << 20
+_SPACE = " \t\r\n"
+
+Path = tuple[str | int, ...]
+
+
+def walk(uri: str, stream: IO[str], levels: int = 1) -> Iterator[tuple[Path, Any]]:
+    """Yields (keys, entry) of everything ``levels`` deep in nested lists and objects.
+
+    ``levels=1`` gives the items of a list or of an object; ``levels=2`` those of an object of
+    objects, with both keys. Something that is no container where one is expected is an entry.
+
+    Raises:
+        SourceError: If the text is malformed or cut off; the message counts the entries before.
+    """
+    reader = JsonReader(uri, stream)
+    if reader.peek() not in ("[", "{"):
+        raise reader.error("must hold a JSON list or object of entries")
+    yield from _walk(reader, levels, ())
+    if reader.peek():
+        raise reader.error("has more text after its end")
+
+
+def walk_lines(uri: str, stream: IO[str]) -> Iterator[tuple[Path, Any]]:
+    """Yields (number,) and entry of a file with one JSON entry after another.
+
+    Raises:
+        SourceError: If an entry is malformed or cut off.
+    """
+    reader = JsonReader(uri, stream)
+    while reader.peek():
+        number = reader.count
+        yield (number,), reader.value()
+
+
+def _walk(reader: JsonReader, levels: int, path: Path) -> Iterator[tuple[Path, Any]]:
+    opening = reader.peek()
+    if levels == 0 or opening not in ("[", "{"):
+        yield path, reader.value()
+        return
+    for key in reader.items():
+        yield from _walk(reader, levels - 1, (*path, key))
+
+
+class JsonReader:
+    """A cursor in JSON text.
+
+    Attributes:
+        uri: The file, for messages.
+        count: Values read so far.
+    """
+
+    def __init__(self, uri: str, stream: IO[str]) -> None:
+        self.uri, self._stream = uri, stream
+        self._decoder = json.JSONDecoder()
+        self._buffer, self._at, self._done = "", 0, False
+        self.count = 0
+
+    def error(self, what: str) -> SourceError:
+        """Returns an error that says where in the file it happened."""
+        here = self._buffer[self._at : self._at + 30]
+        return SourceError(f"{self.uri} {what}; after {self.count} entries it goes on {here!r}")
+
+    def peek(self) -> str:
+        """Returns the next character that is no space; empty at the end."""
+        while True:
+            while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
+                self._at += 1
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._more():
+                return ""
+
+    def items(self) -> Iterator[str | int]:
+        """Walks the container that begins here: yields each key with the cursor at its value."""
+        closing = {"[": "]", "{": "}"}[self.peek()]
+        self._at += 1
+        place = 0
+        while (character := self.peek()) != closing:
+            if place:
+                if character != ",":
+                    raise self.error("is malformed or cut off: expected ',' or the end of a list")
+                self._at += 1
+            yield self._key() if closing == "}" else place
+            place += 1
+        self._at += 1
+
+    def _key(self) -> str:
+        if self.peek() != '"':
+            raise self.error("is malformed or cut off: expected a key in double quotes")
+        key = str(self._decode())
+        if self.peek() != ":":
+            raise self.error(f"is malformed or cut off: expected ':' after {key[:40]!r}")
+        self._at += 1
+        return key
+
+    def value(self) -> Any:
+        """Returns the value that begins here."""
+        self.peek()
+        found = self._decode()
+        self.count += 1
+        return found
+
+    def _decode(self) -> Any:
+        while True:
+            try:
+                found, end = self._decoder.raw_decode(self._buffer, self._at)
+            except json.JSONDecodeError as error:  # most often: it goes on in the next chunk
+                if self._more():
+                    continue
+                raise SourceError(
+                    f"{self.uri} is malformed or cut off after {self.count} entries: {error}"
+                ) from error
+            except RecursionError as error:
+                raise self.error("is nested too deeply to be read") from error
+            if end == len(self._buffer) and self._more():
+                continue  # a number may go on
+            self._at = end
+            return found
+
+    def _more(self) -> bool:
+        """Reads on; at least as much again, so that the work is linear for entries of any size."""
+        if self._done:
+            return False
+        rest = self._buffer[self._at :]
+        try:
+            chunk = self._stream.read(max(_CHUNK, len(rest)))
+        except EOFError as error:
+            raise SourceError(
+                f"{self.uri} is cut off after {self.count} entries: {error}"
+            ) from error
+        self._buffer, self._at, self._done = rest + chunk, 0, not chunk
+        return bool(chunk)
