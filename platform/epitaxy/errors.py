@@ -22,6 +22,10 @@ class UnitError(EpitaxyError):
     """An unknown unit, or one of another dimension than the quantity needs."""
 
 
+class LabelError(EpitaxyError):
+    """Labels contradict physics: their unit, sign, order or scheme is not what the recipe says."""
+
+
 class ShardError(EpitaxyError):
     """A prepared data set is damaged, incomplete, or written by a newer version."""
 

@@ -256,7 +256,7 @@ import numpy as np
 from epitaxy.graph.record import CrystalRecord
 
 def records():
-    for index in range(40):
+    for index in range(130):
         yield CrystalRecord(f"r{index}", np.array([29]), np.zeros((1, 3)), np.eye(3) * 3)
     print("writing", flush=True)
     time.sleep(600)

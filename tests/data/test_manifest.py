@@ -81,9 +81,9 @@ def test_no_manifest_means_no_data_set(tmp_path: Path) -> None:
 
 
 def test_a_newer_version_is_named_even_if_its_layout_is_unknown(tmp_path: Path) -> None:
-    newer = {"format": 2, "generator": "epitaxy 9.0", "rows": {"how": "different"}}
+    newer = {"format": 3, "generator": "epitaxy 9.0", "rows": {"how": "different"}}
     write(tmp_path, json.dumps(newer))
-    with pytest.raises(ShardError, match=r"format 2.*newer epitaxy \(epitaxy 9.0\).*up to 1"):
+    with pytest.raises(ShardError, match=r"format 3.*newer epitaxy \(epitaxy 9.0\).*up to 2"):
         Manifest.load(tmp_path)
 
 

@@ -13,11 +13,19 @@ from epitaxy.data.sidecars import (
     SidecarWriter,
     composition,
     interpolate_neighbors,
+    neighbor_counts,
     texts,
 )
-from epitaxy.graph.record import Label
+from epitaxy.graph.record import CrystalRecord, Label
 
 DIGEST = "00ff" * 8
+
+
+def write(records: list[CrystalRecord], folder: Path) -> None:
+    writer = SidecarWriter()
+    for record, counts in zip(records, neighbor_counts(records), strict=True):
+        writer.add(record, DIGEST, counts)
+    writer.write(folder)
 
 
 def load(folder: Path, name: str) -> np.ndarray:
@@ -27,12 +35,10 @@ def load(folder: Path, name: str) -> np.ndarray:
 
 def test_known_crystals(crystals: Any, tmp_path: Path) -> None:
     """Fcc copper: 12 neighbours at 2.55 Å, 6 at 3.61, 24 at 4.42, 12 at 5.11, 24 at 5.71."""
-    writer = SidecarWriter()
-    writer.add(crystals.fcc().replace(id="Kupfer-α", group="Cu"), DIGEST)
     gap = Label(np.array(5.0), "eV")
-    writer.add(crystals.rocksalt().replace(labels={"gap": gap}), DIGEST)
+    copper = crystals.fcc().replace(id="Kupfer-α", group="Cu")
     folder = tmp_path / "sidecars"
-    writer.write(folder)
+    write([copper, crystals.rocksalt().replace(labels={"gap": gap})], folder)
     assert texts(load(folder, "ids"), load(folder, "ids_offsets")).tolist() == [
         "Kupfer-α",
         "rocksalt",
@@ -64,10 +70,7 @@ def test_statistics_are_of_the_components(crystals: Any, tmp_path: Path) -> None
         "stress": Label(stress, "eV/Å^3"),
         "magmom": Label(np.full(8, -2.0), "μB", per_atom=True),
     }
-    writer = SidecarWriter()
-    writer.add(crystals.rocksalt().replace(labels=labels), DIGEST)
-    writer.add(crystals.fcc(), DIGEST)
-    writer.write(tmp_path / "s")
+    write([crystals.rocksalt().replace(labels=labels), crystals.fcc()], tmp_path / "s")
 
     def column(name: str) -> list[float]:
         return list(load(tmp_path / "s", name))

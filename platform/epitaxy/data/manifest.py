@@ -16,7 +16,7 @@ from typing import Any
 from epitaxy.errors import ShardError
 from epitaxy.graph.record import LabelField
 
-FORMAT = 1
+FORMAT = 2
 """Newest format of manifest, sidecars and shards this code reads, and the one it writes."""
 
 FILE_NAME = "manifest.json"
@@ -69,7 +69,9 @@ class Manifest:
         licence: Licence of the data.
         citation: Whom to cite.
         conversions: For each label what it was converted from, by which factor and sign.
-        skipped: Records left out.
+        skipped: Records that could not be used.
+        filtered: Rule of the recipe to the number of sound records it left out.
+        checks: What physics says of the labels: name, verdict, statement and evidence of each.
         created: UTC time, ISO 8601.
         generator: Version of epitaxy that wrote it.
         format: Version of the layout.
@@ -87,6 +89,8 @@ class Manifest:
     citation: str = ""
     conversions: tuple[Mapping[str, Any], ...] = ()
     skipped: Skipped = Skipped()
+    filtered: Mapping[str, int] = field(default_factory=dict)
+    checks: tuple[Mapping[str, Any], ...] = ()
     created: str = ""
     generator: str = ""
     format: int = FORMAT
@@ -144,6 +148,7 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
         "shards": tuple(ShardEntry(**item) for item in content["shards"]),
         "files": tuple(FileEntry(**item) for item in content["files"]),
         "conversions": tuple(content["conversions"]),
+        "checks": tuple(content.get("checks", ())),
         "skipped": Skipped(skipped["count"], listed),
     }
 

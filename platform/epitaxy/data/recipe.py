@@ -35,7 +35,7 @@ class Recipe:
         size: Records of the complete original, for comparison with what was found; 0 if unknown.
         files: Name of a file to its ``sha256`` and ``records``: what the conventions were checked
             on. Another file of that name is read with a warning.
-        filter: Records that are left out and counted; see ``epitaxy.data.intake.Sieve``.
+        filter: Records that are left out and counted; see ``epitaxy.data.parse.Sieve``.
         splits: Name to settings of splits that are stored with the data set; see
             ``epitaxy.data.splits``.
         symmetry: Whether space group and crystal system are determined for every record.

@@ -7,7 +7,7 @@ record plus its labels' statistics.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,8 +19,6 @@ from epitaxy.graph.record import CrystalRecord, Label
 FOLDER = "sidecars"
 NEIGHBOR_RADII = (3.0, 4.0, 5.0, 6.0, 8.0)
 """Å. Radii at which directed neighbours are counted."""
-
-_COUNT_BLOCK = 128
 
 
 class SidecarWriter:
@@ -35,11 +33,10 @@ class SidecarWriter:
         self._num_atoms = array("q")
         self._composition = (array("q", [0]), bytearray(), array("i"))
         self._columns: dict[str, array[float]] = {}
-        self._uncounted: list[CrystalRecord] = []
-        self._neighbors: list[np.ndarray] = []
+        self._neighbors = array("q")
 
-    def add(self, record: CrystalRecord, digest: str) -> None:
-        """Adds ``record`` with the digest of its encoded bytes (hex)."""
+    def add(self, record: CrystalRecord, digest: str, neighbors: np.ndarray) -> None:
+        """Adds ``record`` with the digest of its encoded bytes (hex) and its neighbour counts."""
         for name, text in (("ids", record.id), ("groups", record.group)):
             content, offsets = self._texts[name]
             content += text.encode()
@@ -53,19 +50,16 @@ class SidecarWriter:
             for statistic, value in _statistics(label).items():
                 self._column(f"{statistic}.{name}").append(value)
         self._num_atoms.append(record.num_atoms)
-        self._uncounted.append(record)
-        if len(self._uncounted) >= _COUNT_BLOCK:
-            self._count_neighbors()
+        self._neighbors.extend(neighbors.tolist())
 
     def write(self, folder: Path) -> None:
         """Writes all arrays into ``folder``, which it creates."""
-        self._count_neighbors()
         folder.mkdir()
         arrays: dict[str, np.ndarray] = {
             "digests": np.frombuffer(self._digests, np.uint8).reshape(-1, 16),
             "num_atoms": _integers(self._num_atoms),
             "neighbor_radii": np.array(NEIGHBOR_RADII),
-            "neighbors": np.concatenate(self._neighbors),
+            "neighbors": _integers(self._neighbors).reshape(-1, len(NEIGHBOR_RADII)),
             "composition_offsets": _integers(self._composition[0]),
             "composition_elements": np.frombuffer(self._composition[1], np.uint8),
             "composition_counts": np.array(self._composition[2], dtype=np.int32),
@@ -89,21 +83,30 @@ class SidecarWriter:
         column.extend([float("nan")] * missing)
         return column
 
-    def _count_neighbors(self) -> None:
-        from epitaxy.graph.neighbors import count_neighbors  # compiles on first use
 
-        records, self._uncounted = self._uncounted, []
-        if not records:
-            return
-        sizes = [record.num_atoms for record in records]
-        counts = count_neighbors(
-            np.concatenate([record.positions for record in records]),
-            np.stack([record.cell for record in records]),
-            np.stack([record.pbc for record in records]),
+def neighbor_counts(
+    records: Sequence[CrystalRecord],
+) -> Int64[np.ndarray, "records radii"]:
+    """Returns directed neighbours of each record at ``NEIGHBOR_RADII``; none for compositions.
+
+    Raises:
+        RecordError: If a cell is so small that a count makes no sense.
+    """
+    from epitaxy.graph.neighbors import count_neighbors  # compiles on first use
+
+    counts = np.zeros((len(records), len(NEIGHBOR_RADII)), dtype=np.int64)
+    places = [place for place, record in enumerate(records) if not record.is_composition]
+    if places:
+        chosen = [records[place] for place in places]
+        sizes = [record.num_atoms for record in chosen]
+        counts[places] = count_neighbors(
+            np.concatenate([record.positions for record in chosen]),
+            np.stack([record.cell for record in chosen]),
+            np.stack([record.pbc for record in chosen]),
             np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
             NEIGHBOR_RADII,
         )
-        self._neighbors.append(np.asarray(counts, dtype=np.int64))
+    return counts
 
 
 def _statistics(label: Label) -> Mapping[str, float]:

@@ -14,6 +14,9 @@ from epitaxy.units import ENERGY, FORCE, STRESS
 MIN_DISTANCE = 0.1
 """Å. Two atoms (or periodic images) closer than this are one atom listed twice."""
 
+MAX_ATOMS = 10_000
+"""Largest cell: the work of a neighbour list grows with the square of its atoms."""
+
 CANONICAL_UNITS = {"energy": ENERGY, "forces": FORCE, "stress": STRESS}
 """Labels whose unit the project fixes; any other label keeps the unit of its recipe."""
 
@@ -30,7 +33,8 @@ def check_record(record: CrystalRecord) -> None:
     """Refuses a record that cannot be right.
 
     Raises:
-        RecordError: If an id or group cannot be printed on one line, or two atoms coincide.
+        RecordError: If an id or group cannot be printed on one line, the cell is too large, or two
+            atoms coincide.
     """
     for name in ("id", "group"):
         text = getattr(record, name)
@@ -39,6 +43,11 @@ def check_record(record: CrystalRecord) -> None:
                 f"record {record.id!r}: its {name} {text!r} has unprintable characters or spaces "
                 "around it"
             )
+    if record.num_atoms > MAX_ATOMS:
+        raise RecordError(
+            f"record {record.id!r} has {record.num_atoms} atoms, more than {MAX_ATOMS}: too large "
+            "for a crystal graph; is it one structure?"
+        )
     if record.is_composition:
         return
     first, second, distance = closest_pair(record)
