@@ -59,7 +59,7 @@ PLACES: dict[str, tuple[str, ...]] = {
     ),
     "hydra": ("app.",),
     "omegaconf": ("app.",),
-    "lmdb": ("data.lmdb_shard",),
+    "lmdb": ("data.lmdb_shard", "foreign.child."),
     "zarr": ("data.zarr_shard",),
     "pymatgen": ("data.", "foreign."),
     "matminer": ("data.", "foreign."),
