@@ -9,7 +9,7 @@ import pytest
 
 from epitaxy.app import api
 from epitaxy.data.dataset import Dataset
-from epitaxy.data.splits import split_rows
+from epitaxy.data.splits import make_split
 from epitaxy.errors import ConfigError, RegistryError
 
 
@@ -37,7 +37,7 @@ def model(tmp_path_factory, small_data) -> Path:
 
 def test_the_split_is_the_one_of_training(model, small_data, tmp_path):
     data = Dataset.open(small_data)
-    rows = split_rows(data.ids, data.groups, by="record", seed=7)["test"]
+    rows = make_split(data, by="record", seed=7).rows["test"]
 
     result = api.evaluate(model=str(model), data=str(small_data), out=str(tmp_path / "e"))
 

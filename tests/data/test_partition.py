@@ -8,7 +8,8 @@ from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.partition import make_plans
 from epitaxy.data.plan import Cursor
-from epitaxy.errors import PlanError
+from epitaxy.data.split_files import save_split
+from epitaxy.errors import ConfigError, PlanError
 from epitaxy.graph.spec import GraphSpec
 
 SPLIT = {"by": "group", "fractions": (0.6, 0.2, 0.2), "sizes": None, "seed": 0, "file": None}
@@ -114,6 +115,67 @@ def test_files_count_by_content_not_by_path(datasets, tmp_path):
     (moved / "exclude.txt").write_text(f"{ids[1]}\n")
     with pytest.raises(PlanError, match=r"selection\.filter\.exclude was"):
         planned(moved)[0]["train"].check(here["train"].description)
+
+
+def test_unknown_excludes_and_missing_ids_are_in_the_report(datasets, tmp_path):
+    ids = datasets[0].ids
+    lists = {"train": [*ids[:40].tolist(), "gone"], "val": ids[40:50].tolist()}
+    (tmp_path / "split.json").write_text(json.dumps(lists))
+    (tmp_path / "one.txt").write_text(f"{ids[0]}\nother-version\n")
+    (tmp_path / "two.txt").write_text(f"{ids[1]}\n")
+    split = {**SPLIT, "file": str(tmp_path / "split.json"), "missing": "skip"}
+    excludes = [str(tmp_path / "one.txt"), str(tmp_path / "two.txt")]
+    plans, report = plans_of(datasets[0], split=split, filter={**FILTER, "exclude": excludes})
+    assert plans["train"].num_records == 38
+    assert report["missing_ids"] == {"train": {"count": 1, "ids": ["gone"]}}
+    assert report["unknown_excludes"] == {"count": 1, "ids": ["other-version"]}
+    joined = {**FILTER, "exclude": ",".join(excludes)}
+    assert plans_of(datasets[0], split=split, filter=joined)[0]["train"].digest == (
+        plans["train"].digest
+    )
+    (tmp_path / "two.txt").write_text("unheard-of\n")
+    with pytest.raises(PlanError, match="none of them"):
+        plans_of(datasets[0], filter={**FILTER, "exclude": excludes[1]})
+
+
+def test_heavy_elements_are_left_out_of_training_and_validation(datasets, records):
+    gold = {record.id for record in records if 79 in record.numbers}
+    plans, report = plans_of(datasets[0], filter={**FILTER, "max_atomic_number": 78})
+    free, _ = plans_of(datasets[0])
+    for name in ("train", "val"):
+        expected = set(datasets[0].ids[free[name].rows].tolist()) - gold
+        assert set(datasets[0].ids[plans[name].rows].tolist()) == expected
+        assert report["splits"][name]["rules"]["atomic number > 78"]["excluded"] > 0
+    assert plans["test"].rows.tolist() == free["test"].rows.tolist()
+
+
+def test_a_stored_split_is_planned_by_its_content(datasets):
+    lmdb, zarr = datasets
+    for dataset in datasets:
+        rows = {"train": dataset.rows_of(lmdb.ids[:40]), "val": dataset.rows_of(lmdb.ids[40:50])}
+        save_split(dataset, "mine", rows, {}, overwrite=True)
+    named = {**SPLIT, "name": "mine"}
+    (first, report), (second, _) = (plans_of(data, split=named) for data in (lmdb, zarr))
+    assert first["train"].digest == second["train"].digest
+    assert set(lmdb.ids[first["train"].rows]) == set(lmdb.ids[:40])
+    assert report["in_no_split"] == 10
+    with pytest.raises(ConfigError, match="no split 'mien'; did you mean 'mine'"):
+        plans_of(lmdb, split={**SPLIT, "name": "mien"})
+
+
+def test_settings_at_their_default_change_no_plan(datasets):
+    """Plans of versions that did not know these settings are resumed."""
+    plans, _ = plans_of(datasets[0])
+    later = {"time": None, "fold": None, "task": None, "val_fraction": 0.1, "missing": "error"}
+    same, _ = plans_of(
+        datasets[0],
+        split={**SPLIT, **later, "name": None},
+        filter={**FILTER, "max_atomic_number": None},
+    )
+    selection = plans["train"].description["selection"]
+    assert selection == same["train"].description["selection"]
+    assert sorted(selection["split"]) == ["by", "fractions", "seed", "sizes"]
+    assert sorted(selection["filter"]) == ["exclude", "max_atoms", "max_force", "max_stress"]
 
 
 def test_a_split_that_was_not_asked_for_is_a_plan_without_steps(datasets):

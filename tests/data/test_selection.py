@@ -1,12 +1,16 @@
+import logging
+
 import numpy as np
 import pytest
 
 from epitaxy.data.selection import (
     Excluded,
     Selection,
+    exclude_files,
     read_exclude_list,
     require_records,
     select_rows,
+    unknown_excludes,
 )
 from epitaxy.errors import ConfigError, PlanError
 
@@ -70,9 +74,36 @@ def test_limits_must_be_positive(rule):
         select(**rule)
 
 
-def test_unknown_excludes_are_refused():
-    with pytest.raises(PlanError, match=r"the exclude list names 1 ids .*'zzz'"):
-        select(exclude=["a", "zzz"])
+def test_unknown_excludes_are_counted_unless_all_are_unknown(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert unknown_excludes(IDS, ["a", "zzz", "b", "yyy"]) == ["zzz", "yyy"]
+    assert "name 2 ids that the data set does not have, such as ['zzz', 'yyy']" in caplog.text
+    assert "the other 2 are left out" in caplog.text
+    assert select(exclude=["a", "zzz"]).report()["rules"]["exclude list"]["ids"] == ["a"]
+    with pytest.raises(PlanError, match=r"name 2 ids, such as \['x', 'y'\], .*none of them"):
+        unknown_excludes(IDS, ["x", "y"])
+    assert unknown_excludes(IDS, []) == []
+
+
+def test_heavy_elements_are_left_out():
+    heaviest = np.array([80, 81, 1, 92, 79, 80])
+    selection = select(heaviest=heaviest, max_atomic_number=80)
+    assert IDS[selection.rows].tolist() == ["a", "c", "e", "f"]
+    assert selection.rules == {"atomic number > 80": Excluded(2, ("b", "d"))}
+    with pytest.raises(ConfigError, match="needs the highest atomic numbers"):
+        select(max_atomic_number=80)
+    with pytest.raises(ConfigError, match=r"filter\.max_atomic_number must be positive"):
+        select(heaviest=heaviest, max_atomic_number=0)
+
+
+def test_several_exclude_lists(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert exclude_files(None) == ()
+    assert exclude_files("a.txt") == ("a.txt",)
+    assert exclude_files("a.txt, b.txt,") == ("a.txt", "b.txt")
+    assert exclude_files(["a,b.txt", "c.txt"]) == ("a,b.txt", "c.txt")
+    (tmp_path / "a,b.txt").write_text("x")
+    assert exclude_files("a,b.txt") == ("a,b.txt",)
 
 
 def test_an_empty_split_tells_which_rule_took_how_many():

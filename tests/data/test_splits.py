@@ -1,153 +1,180 @@
-import hashlib
+"""What ``split.*`` gives: rules, files, folds and stored splits through one door."""
+
 import json
 import logging
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from epitaxy.data.splits import leaking_groups, rows_of_ids, split_rows
-from epitaxy.errors import ConfigError, PlanError
+from epitaxy.data.split_files import load_split, save_split
+from epitaxy.data.split_rules import leaking_groups, rows_by_rule
+from epitaxy.data.splits import make_split, store_split
+from epitaxy.errors import ConfigError, PlanError, ShardError
 
-IDS = np.array([f"r{index:03d}" for index in range(100)])
-GROUPS = np.array([f"g{index // 4:02d}" for index in range(100)])
-
-
-def named(ids, rows):
-    return {split: set(ids[part].tolist()) for split, part in rows.items()}
+IDS = [f"r{index:03d}" for index in range(100)]
+GROUPS = [f"g{index // 4:02d}" for index in range(100)]
 
 
-def test_by_record_the_numbers_are_exact():
-    rows = split_rows(IDS, GROUPS, by="record", sizes=(70, 20, 7))
-    assert [len(rows[name]) for name in ("train", "val", "test")] == [70, 20, 7]
-    assert len(np.unique(np.concatenate(list(rows.values())))) == 97
+@pytest.fixture
+def data(columns, tmp_path):
+    """100 records in 25 groups of four."""
+    return columns(IDS, GROUPS, path=tmp_path, year=np.arange(100) // 10)
 
 
-def test_fractions_of_one_use_every_record():
-    rows = split_rows(IDS[:37], GROUPS[:37], by="record", fractions=(0.8, 0.1, 0.1))
-    # 0.8 * 37 = 29.6 and 0.9 * 37 = 33.3 round to 30 and 33
-    assert [len(part) for part in rows.values()] == [30, 3, 4]
-
-
-def test_matches_a_walk_over_hashed_groups():
-    def key(group):
-        return hashlib.blake2b(group.encode(), key=b"7", digest_size=8).digest()
-
-    expected = {"train": set(), "val": set(), "test": set()}
-    wanted = {"train": 50, "val": 10, "test": 40}
-    for group in sorted(set(GROUPS.tolist()), key=key):
-        members = set(IDS[group == GROUPS].tolist())
-        name = next((n for n in expected if len(expected[n]) < wanted[n]), None)
-        if name:
-            expected[name] |= members
-    rows = split_rows(IDS, GROUPS, fractions=(0.5, 0.1, 0.4), seed=7)
-    assert named(IDS, rows) == expected
-    assert len(rows["val"]) == 12, "three groups of four: one starts while the count is below 10"
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    groups=st.lists(st.integers(0, 30), min_size=20, max_size=120),
-    seed=st.integers(0, 5),
-    order=st.randoms(use_true_random=False),
-)
-def test_no_group_leaks_and_the_order_of_the_data_set_does_not_matter(groups, seed, order):
-    ids = np.array([f"id{index}" for index in range(len(groups))])
-    names = np.array([f"g{group}" for group in groups])
-    try:
-        rows = split_rows(ids, names, fractions=(0.6, 0.2, 0.2), seed=seed)
-    except PlanError:
-        assert len(set(groups)) < 20, "only few groups can leave a split empty"
-        return
-    assert leaking_groups(names, rows) == []
-    assert sum(len(part) for part in rows.values()) == len(ids)
-    shuffled = list(range(len(ids)))
-    order.shuffle(shuffled)
-    again = split_rows(ids[shuffled], names[shuffled], fractions=(0.6, 0.2, 0.2), seed=seed)
-    assert named(ids[shuffled], again) == named(ids, rows)
-
-
-def test_the_seed_decides():
-    first = named(IDS, split_rows(IDS, GROUPS, seed=0))
-    assert first == named(IDS, split_rows(IDS, GROUPS, seed=0))
-    assert first != named(IDS, split_rows(IDS, GROUPS, seed=1))
-
-
-def test_a_fraction_of_zero_is_an_empty_split():
-    rows = split_rows(IDS, GROUPS, fractions=(0.9, 0.1, 0.0))
-    assert len(rows["test"]) == 0
-    assert len(rows["train"]) + len(rows["val"]) == 100
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"by": "recordd"}, "did you mean 'record'"),
-        ({"fractions": (0.9, 0.2, 0.1)}, "add up to 1.2"),
-        ({"fractions": (0.9, -0.1, 0.1)}, "non-negative"),
-        ({"sizes": (10, 10)}, "three non-negative numbers"),
-    ],
-)
-def test_wrong_settings_are_refused(arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        split_rows(IDS, GROUPS, **arguments)
-
-
-def test_impossible_sizes_are_refused():
-    with pytest.raises(PlanError, match="ask for 120 records, the data set has 100"):
-        split_rows(IDS, GROUPS, sizes=(100, 10, 10))
-
-
-def test_an_empty_split_is_refused():
-    one_material = np.array(["same"] * 100)
-    with pytest.raises(PlanError, match=r"val split.*100 records in 1 groups"):
-        split_rows(IDS, one_material)
-
-
-def test_file_lists_are_taken_as_they_are(tmp_path):
+def written(tmp_path, content):
     file = tmp_path / "split.json"
-    file.write_text(json.dumps({"train": ["r005", "r001"], "test": ["r099"]}))
-    rows = split_rows(IDS, GROUPS, file=file)
-    assert {name: part.tolist() for name, part in rows.items()} == {
-        "train": [1, 5],
-        "val": [],
-        "test": [99],
+    file.write_text(json.dumps(content))
+    return file
+
+
+def ids_of(data, split):
+    return {name: data.ids[rows].tolist() for name, rows in split.rows.items()}
+
+
+def test_a_rule_is_identified_by_its_settings_alone(data):
+    split = make_split(data, by="record", sizes=(70, 20, 7), seed=3)
+    expected = rows_by_rule(data, by="record", sizes=(70, 20, 7), seed=3)
+    assert ids_of(data, split) == {name: data.ids[rows].tolist() for name, rows in expected.items()}
+    assert split.identity == {
+        "by": "record", "fractions": (0.8, 0.1, 0.1), "sizes": (70, 20, 7), "seed": 3,
+    }  # fmt: skip
+    assert make_split(data, by="time", time="year").identity["time"] == "year"
+
+
+def test_given_keys_are_part_of_the_identity(data):
+    keys = np.array([f"k{index // 2}" for index in range(100)])
+    split = make_split(data, by="structure", keys=keys)
+    assert leaking_groups(keys, split.rows) == []
+    order = np.random.default_rng(0).permutation(100)
+    again = make_split(data.take(order), by="structure", keys=keys[order])
+    assert again.identity == split.identity
+    assert make_split(data, by="structure", keys=data.ids).identity != split.identity
+
+
+def test_file_lists_are_taken_as_they_are(data, tmp_path):
+    split = make_split(data, file=written(tmp_path, {"train": ["r005", "r001"], "test": ["r099"]}))
+    assert ids_of(data, split) == {"train": ["r001", "r005"], "val": [], "test": ["r099"]}
+
+
+def test_files_count_by_what_they_list(data, tmp_path):
+    first = make_split(data, file=written(tmp_path, {"train": ["r005", "r001"]})).identity
+    same = make_split(data, file=written(tmp_path, {"val": [], "train": ["r001", "r005"]}))
+    assert same.identity == first
+    assert make_split(data, file=written(tmp_path, {"val": ["r001", "r005"]})).identity != first
+
+
+def test_ids_that_the_data_set_lacks(data, tmp_path, caplog):
+    lists = {"train": ["r001", "nope", "never"], "val": ["r002"], "test": ["r003", "no"]}
+    file = written(tmp_path, lists)
+    with pytest.raises(PlanError, match=r"names 2 ids .*'nope', 'never'.*split\.missing=skip"):
+        make_split(data, file=file)
+    with caplog.at_level(logging.WARNING):
+        split = make_split(data, file=file, missing="skip")
+    assert ids_of(data, split) == {"train": ["r001"], "val": ["r002"], "test": ["r003"]}
+    assert split.missing_report() == {
+        "train": {"count": 2, "ids": ["nope", "never"]},
+        "test": {"count": 1, "ids": ["no"]},
+    }
+    assert "names 3 ids that the data set does not have: skipped" in caplog.text
+    file = written(tmp_path, {"train": ["r001"], "test": ["mb-1", "mb-2"]})
+    with pytest.raises(PlanError, match=r"none of the 2 ids of test, .*'mb-1'.*like \['r000'"):
+        make_split(data, file=file, missing="skip")
+    with pytest.raises(ConfigError, match=r"split\.missing is 'skipp'; did you mean 'skip'"):
+        make_split(data, file=file, missing="skipp")
+
+
+def test_a_split_file_that_leaks_groups_is_reported(data, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        split = make_split(data, file=written(tmp_path, {"train": ["r000"], "test": ["r001"]}))
+    assert leaking_groups(data.groups, split.rows) == ["g00"]
+    assert "1 groups into more than one split" in caplog.text
+
+
+@pytest.fixture
+def folds(data, tmp_path):
+    """Five folds of groups in the layout of MatBench, over more records than there are."""
+    tasks = {}
+    for k in range(5):
+        test = [name for name, group in zip(IDS, GROUPS, strict=True) if int(group[1:]) % 5 == k]
+        train = [name for name in IDS if name not in test]
+        tasks[f"fold_{k}"] = {"train": [*train, f"held-out-{k}"], "test": test}
+    return written(tmp_path, {"splits": {"matbench_phonons": tasks}, "metadata": {"n": 5}})
+
+
+def test_the_folds_of_a_benchmark(data, folds):
+    tests = []
+    for k in range(5):
+        split = make_split(data, file=folds, fold=k, task="matbench_phonons", missing="skip")
+        assert [len(split.rows[name]) for name in ("train", "val", "test")] == [72, 8, 20]
+        assert leaking_groups(data.groups, split.rows) == [], "val is carved in whole groups"
+        assert split.missing["train"] == [f"held-out-{k}"]
+        tests += data.ids[split.rows["test"]].tolist()
+    assert sorted(tests) == IDS, "every record is tested once"
+
+
+def test_the_validation_part_of_a_fold(data, folds):
+    def fold(data=data, **changes):
+        return make_split(data, file=folds, fold=0, missing="skip", **changes)
+
+    first = fold()
+    assert len(fold(val_fraction=0.25).rows["val"]) == 20
+    assert len(fold(val_fraction=0.09, by="record").rows["val"]) == 7  # 0.09 · 80 = 7.2
+    assert len(fold(val_fraction=0.0).rows["val"]) == 0
+    assert ids_of(data, fold(seed=1))["val"] != ids_of(data, first)["val"]
+    assert fold(seed=1).identity != first.identity
+    shuffled = data.take(np.random.default_rng(0).permutation(100))
+    again = fold(shuffled)
+    assert again.identity == first.identity
+    assert sorted(ids_of(shuffled, again)["val"]) == ids_of(data, first)["val"]
+    with pytest.raises(ConfigError, match=r"from 0 to below 1, got 1\.0"):
+        fold(val_fraction=1.0)
+    with pytest.raises(PlanError, match="of the 80 training records of the fold leaves val empty"):
+        fold(val_fraction=0.001)
+    with pytest.raises(ConfigError, match=r"by=time cannot divide"):
+        fold(by="time")
+
+
+def test_stored_splits_are_used_by_name(data):
+    path = store_split(data, "mine", {"by": "record", "sizes": [50, 20, 30]})
+    split = make_split(data, name="mine")
+    direct = make_split(data, by="record", sizes=[50, 20, 30])
+    assert ids_of(data, split) == ids_of(data, direct)
+    assert load_split(data, "mine").settings == {"by": "record", "sizes": [50, 20, 30]}
+    # A stored split may travel as a list of ids.
+    assert ids_of(data, make_split(data, file=path)) == ids_of(data, direct)
+    with pytest.raises(ConfigError, match="exclude each other"):
+        make_split(data, name="mine", file=path)
+
+
+def test_the_identity_of_a_stored_split_is_its_content(data):
+    save_split(data, "one", {"train": np.arange(9)}, {"made": "here"})
+    save_split(data, "two", {"train": np.arange(9)}, {"made": "there"})
+    save_split(data, "three", {"train": np.arange(8)}, {})
+    one, two, three = (make_split(data, name=name).identity for name in ("one", "two", "three"))
+    assert one == two != three
+    data.path.joinpath("splits", "one.json").write_text("{}")
+    with pytest.raises(ShardError, match="states no format"):
+        make_split(data, name="one")
+
+
+def test_what_was_missing_is_stored_with_the_split(data, tmp_path):
+    file = written(tmp_path, {"train": ["r001", "nope"]})
+    store_split(data, "part", {"file": str(file), "missing": "skip"})
+    assert load_split(data, "part").settings["missing_ids"] == {
+        "train": {"count": 1, "ids": ["nope"]}
     }
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "message"),
+    ("settings", "message"),
     [
-        ('{"train": ["r001", "nope"]}', PlanError, r"names 1 ids .*'nope'"),
-        ('{"train": ["r001"], "test": ["r001"]}', PlanError, "'r001' in train and again in test"),
-        ('{"train": ["r001", "r001"]}', PlanError, "again in train"),
-        ('{"trainn": ["r001"]}', ConfigError, "did you mean 'train'"),
-        ('{"train": [1]}', ConfigError, "list of record ids"),
-        ('["r001"]', ConfigError, "object of id lists"),
-        ("{", ConfigError, "cannot be read as JSON"),
+        ({"byy": "group"}, "split 'mine' takes no argument 'byy'; did you mean 'by'"),
+        ({"fractions": 0.8}, "three non-negative numbers"),
+        ({"fold": 1}, r"split\.fold=1 chooses within split\.file"),
+        ({"task": "x"}, r"split\.task=x chooses within split\.file"),
     ],
 )
-def test_bad_split_files_are_refused(tmp_path, content, error, message):
-    file = tmp_path / "split.json"
-    file.write_text(content)
-    with pytest.raises(error, match=message):
-        split_rows(IDS, GROUPS, file=file)
-
-
-def test_a_missing_split_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.json"):
-        split_rows(IDS, GROUPS, file=tmp_path / "nowhere.json")
-
-
-def test_a_split_file_that_leaks_groups_is_reported(tmp_path, caplog):
-    file = tmp_path / "split.json"
-    file.write_text(json.dumps({"train": ["r000"], "test": ["r001"]}))
-    with caplog.at_level(logging.WARNING):
-        rows = split_rows(IDS, GROUPS, file=file)
-    assert leaking_groups(GROUPS, rows) == ["g00"]
-    assert "1 groups into more than one split" in caplog.text
-
-
-def test_rows_of_ids_keeps_the_order_asked_for():
-    assert rows_of_ids(IDS, ["r007", "r003"], "a list").tolist() == [7, 3]
+def test_wrong_settings_store_nothing(data, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        store_split(data, "mine", settings)
+    assert not (data.path / "splits").exists()

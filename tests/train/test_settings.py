@@ -71,6 +71,37 @@ def test_identity_depends_on_the_science(changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("split", "filter"),
+    [
+        ({"by": "formula"}, {}),
+        ({"time": "year"}, {}),
+        ({"fold": 0}, {}),
+        ({"task": "matbench_phonons"}, {}),
+        ({"val_fraction": 0.2}, {}),
+        ({"missing": "skip"}, {}),
+        ({"name": "gap-trial1-100"}, {}),
+        ({}, {"max_atomic_number": 80}),
+        ({}, {"exclude": ["/a", "/b"]}),
+    ],
+)
+def test_identity_depends_on_the_split(split: dict[str, Any], filter: dict[str, Any]) -> None:
+    changed = from_dict(RunSettings, {**to_dict(made()), "split": split, "filter": filter})
+    assert changed.science_digest() != made().science_digest()
+    assert from_dict(RunSettings, json.loads(json.dumps(to_dict(changed)))) == changed
+
+
+def test_runs_of_the_first_release_keep_their_identity() -> None:
+    """Digests that the first release gave; its runs are resumed by this one."""
+    assert made().science_digest() == "23aa535b7497ea8f"
+    assert sorted(made().science()["split"]) == ["by", "file", "fractions", "seed", "sizes"]
+    listed = made(
+        filter=FilterSettings(max_force=30.0, exclude="/x.txt"),
+        split=SplitSettings(by="record", sizes=(5, 2, 1), file="/s.json"),
+    )
+    assert listed.science_digest() == "4fd488c9f6ed3a49"
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"loop": {"epoch": 3}}, r"unknown setting 'loop\.epoch'; did you mean 'epochs'"),
@@ -79,6 +110,10 @@ def test_identity_depends_on_the_science(changes: dict[str, Any]) -> None:
         ({"loop": {"log_consumption": 1}}, "must be of type bool"),
         ({"optimizer": {"name": "adamx"}}, "did you mean 'adam"),
         ({"split": {"fractions": [0.5, 0.5]}}, "needs 3 entries"),
+        ({"split": {"by": "formulas"}}, "did you mean 'formula'"),
+        ({"split": {"fold": "0"}}, r"split\.fold must be of type int"),
+        ({"filter": {"exclude": 5}}, r"filter\.exclude must be of type str, got 5"),
+        ({"filter": {"exclude": ["a", 5]}}, r"filter\.exclude\[1\] must be of type str"),
         ({"batch": 12}, "must be a group of settings"),
         ({"loop": {"epochs": 0}}, r"loop\.epochs must be at least 1"),
         ({"loop": {"log_every": 0}}, r"loop\.log_every must be at least 1"),

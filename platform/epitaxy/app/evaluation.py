@@ -14,7 +14,7 @@ from epitaxy.app.models import SourceModel, find_model
 from epitaxy.app.paths import absolute, absolute_output
 from epitaxy.app.tables import columns, number
 from epitaxy.data.dataset import Dataset
-from epitaxy.data.splits import split_rows
+from epitaxy.data.splits import make_split
 from epitaxy.errors import ConfigError, closest
 from epitaxy.predict.evaluate import Evaluation, evaluate
 from epitaxy.train.settings import SplitSettings, from_dict, to_dict
@@ -88,7 +88,7 @@ def _rows(dataset: Dataset, split: str, model: SourceModel) -> np.ndarray:
             split, dataset.path,
         )  # fmt: skip
     rule: SplitSettings = from_dict(SplitSettings, model.card.get("split") or {})
-    return split_rows(dataset.ids, dataset.groups, **to_dict(rule))[split]
+    return make_split(dataset, **to_dict(rule)).rows[split]
 
 
 def _default_out(config: Mapping[str, Any], model: SourceModel) -> Path:

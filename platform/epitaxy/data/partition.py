@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,18 +12,25 @@ from epitaxy.data.plan import Plan, digest_of
 from epitaxy.data.selection import (
     LABEL_OF_LIMIT,
     Selection,
+    exclude_files,
     read_exclude_list,
     require_records,
     select_rows,
+    unknown_excludes,
 )
-from epitaxy.data.splits import Rows, leaking_groups, read_id_lists, split_rows
+from epitaxy.data.split_rules import SAMPLE, Rows, compositions, leaking_groups
+from epitaxy.data.splits import Split, make_split
 from epitaxy.graph.spec import GraphSpec
 
 if TYPE_CHECKING:
     from epitaxy.data.dataset import Dataset
 
 FILTERED = ("train", "val")
-"""The test split is never filtered: a score that leaves the hard records out is no score."""
+"""The test split is never filtered: a score that leaves the hard records out is no score.
+
+That holds for exclude lists too: they keep records out of (pre-)training, such as the test
+structures of a later task.
+"""
 
 
 def make_plans(
@@ -43,8 +49,8 @@ def make_plans(
 
     Args:
         dataset: The prepared data.
-        split: Arguments of ``split_rows``.
-        filter: Arguments of ``select_rows``, but ``exclude`` names a file with one id per line.
+        split: Arguments of ``make_split``.
+        filter: Arguments of ``select_rows``, but ``exclude`` names files with one id per line.
         batch: ``graphs``, ``edges`` or ``atoms`` per step.
         spec: Graph whose edges are the cost of a record.
         seed: Of the training order.
@@ -53,12 +59,19 @@ def make_plans(
         ConfigError: If a setting is wrong.
         PlanError: If a split ends empty or names unknown ids.
     """
-    splits = split_rows(dataset.ids, dataset.groups, **split)
-    excludes = read_exclude_list(Path(filter["exclude"])) if filter.get("exclude") else []
+    dealt = make_split(dataset, **split)
+    excludes = [
+        identity
+        for file in exclude_files(filter.get("exclude"))
+        for identity in read_exclude_list(Path(file))
+    ]
+    unknown = unknown_excludes(dataset.ids, excludes)
     rules = {**filter, "exclude": excludes, "num_atoms": dataset.num_atoms}
-    rules["largest"] = _largest(dataset, filter)
-    selections = {name: _select(dataset.ids, name, rows, rules) for name, rows in splits.items()}
-    identity = {"split": _split_identity(split), "filter": _filter_identity(filter, excludes)}
+    rules |= {"largest": _largest(dataset, filter), "heaviest": _heaviest(dataset, filter)}
+    selections = {
+        name: _select(dataset.ids, name, rows, rules) for name, rows in dealt.rows.items()
+    }
+    identity = {"split": dealt.identity, "filter": _filter_identity(filter, excludes)}
     costs = {"edges": dataset.num_edges(spec), "atoms": dataset.num_atoms}
     plans = {
         name: Plan(
@@ -74,9 +87,7 @@ def make_plans(
         for name, selection in selections.items()
     }
     report = {
-        "records": len(dataset),
-        "in_no_split": len(dataset) - sum(len(rows) for rows in splits.values()),
-        "groups_in_several_splits": len(leaking_groups(dataset.groups, splits)),
+        **_report(dataset, dealt, unknown),
         "splits": {
             name: {**selections[name].report(), "oversized": plan.num_oversized}
             for name, plan in plans.items()
@@ -85,10 +96,31 @@ def make_plans(
     return plans, report
 
 
+def _report(dataset: Dataset, dealt: Split, unknown: list[str]) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "records": len(dataset),
+        "in_no_split": len(dataset) - sum(len(rows) for rows in dealt.rows.values()),
+        "groups_in_several_splits": len(leaking_groups(dataset.groups, dealt.rows)),
+    }
+    if missing := dealt.missing_report():
+        report["missing_ids"] = missing
+    if unknown:
+        report["unknown_excludes"] = {"count": len(unknown), "ids": unknown[:SAMPLE]}
+    return report
+
+
 def _largest(dataset: Dataset, filter: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
     if all(filter.get(name) is None for name in LABEL_OF_LIMIT):
         return {}
     return dataset.label_table(np.arange(len(dataset))).largest
+
+
+def _heaviest(dataset: Dataset, filter: Mapping[str, Any]) -> np.ndarray | None:
+    """Returns the highest atomic number in each record, if a rule asks for it."""
+    if filter.get("max_atomic_number") is None:
+        return None
+    numbers = np.arange(119)
+    return np.concatenate([(numbers * (block > 0)).max(axis=1) for block in compositions(dataset)])
 
 
 def _select(ids: np.ndarray, name: str, rows: Rows, rules: Mapping[str, Any]) -> Selection:
@@ -100,14 +132,8 @@ def _select(ids: np.ndarray, name: str, rows: Rows, rules: Mapping[str, Any]) ->
     return selection
 
 
-def _split_identity(split: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the split: the content of a split file rather than its path."""
-    if split.get("file") is not None:
-        lists = read_id_lists(Path(split["file"]))
-        sorted_lists = {name: sorted(listed) for name, listed in lists.items()}
-        return {"file": digest_of(json.dumps(sorted_lists, sort_keys=True))}
-    return {name: value for name, value in split.items() if name != "file"}
-
-
 def _filter_identity(filter: Mapping[str, Any], excludes: list[str]) -> dict[str, Any]:
-    return {**filter, "exclude": digest_of("\n".join(sorted(excludes))) if excludes else None}
+    identity = {**filter, "exclude": digest_of("\n".join(sorted(excludes))) if excludes else None}
+    if identity.get("max_atomic_number") is None:  # unknown to plans of earlier versions
+        identity.pop("max_atomic_number", None)
+    return identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from epitaxy.data.splits import SAMPLE, Rows, rows_of_ids
+from epitaxy.data.id_lists import read_id_lines
+from epitaxy.data.split_rules import SAMPLE, Rows, find_rows
 from epitaxy.errors import ConfigError, PlanError, closest
 
 LABEL_OF_LIMIT = {"max_force": "forces", "max_stress": "stress"}
 """Which label's largest absolute component each limit looks at (eV/Å and eV/Å³)."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,9 @@ def select_rows(
     *,
     num_atoms: Int64[np.ndarray, " records"],
     largest: Mapping[str, Float64[np.ndarray, " records"]],
+    heaviest: Int64[np.ndarray, " records"] | None = None,
     max_atoms: int | None = None,
+    max_atomic_number: int | None = None,
     max_force: float | None = None,
     max_stress: float | None = None,
     exclude: Sequence[str] = (),
@@ -70,18 +76,24 @@ def select_rows(
         rows: Candidates.
         num_atoms: Atoms of every record of the data set.
         largest: Label to its largest absolute component in every record, NaN where missing.
+        heaviest: Highest atomic number in every record; ``max_atomic_number`` needs it.
         max_atoms: Largest number of atoms.
+        max_atomic_number: Highest atomic number.
         max_force: Largest absolute force component, eV/Å.
         max_stress: Largest absolute stress component, eV/Å³.
-        exclude: Ids to leave out.
+        exclude: Ids to leave out; see ``unknown_excludes`` for those that do not exist.
 
     Raises:
         ConfigError: If a limit is not positive or concerns a label that the data set lacks.
-        PlanError: If ``exclude`` names an id that the data set lacks.
     """
     broken: dict[str, Bool[np.ndarray, " rows"]] = {}
     if max_atoms is not None:
         broken[f"num_atoms > {_positive('max_atoms', max_atoms)}"] = num_atoms[rows] > max_atoms
+    if max_atomic_number is not None:
+        if heaviest is None:
+            raise ConfigError("filter.max_atomic_number needs the highest atomic numbers")
+        rule = f"atomic number > {_positive('max_atomic_number', max_atomic_number)}"
+        broken[rule] = heaviest[rows] > max_atomic_number
     for name, limit in (("max_force", max_force), ("max_stress", max_stress)):
         if limit is None:
             continue
@@ -93,13 +105,23 @@ def select_rows(
             )
         broken[f"|{label}| > {_positive(name, limit):g}"] = largest[label][rows] > limit
     if exclude:
-        listed = rows_of_ids(ids, exclude, "the exclude list")
-        broken["exclude list"] = np.isin(rows, listed)
+        broken["exclude list"] = np.isin(rows, find_rows(ids, exclude)[0])
     lost = np.zeros(len(rows), dtype=bool)
     for mask in broken.values():
         lost |= mask
     rules = {name: _excluded(ids[rows[mask]]) for name, mask in broken.items()}
     return Selection(rows[~lost], int(lost.sum()), rules)
+
+
+def exclude_files(exclude: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the files that ``filter.exclude`` names: one, a list, or several between commas."""
+    if exclude is None:
+        return ()
+    if not isinstance(exclude, str):
+        return tuple(exclude)
+    if Path(exclude).exists():  # the name of a file may hold a comma
+        return (exclude,)
+    return tuple(part.strip() for part in exclude.split(",") if part.strip())
 
 
 def read_exclude_list(file: Path) -> list[str]:
@@ -108,11 +130,32 @@ def read_exclude_list(file: Path) -> list[str]:
     Raises:
         ConfigError: If the file cannot be read.
     """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"exclude list {file} cannot be read: {error}") from error
-    return [line.strip() for line in lines if line.strip()]
+    return read_id_lines(file, f"exclude list {file}")
+
+
+def unknown_excludes(ids: np.ndarray, listed: Sequence[str]) -> list[str]:
+    """Returns those of ``listed`` that the data set lacks; a warning counts them.
+
+    A list made for another version of the data, or for several data sets together, names such
+    ids. One that names nothing else was made for other data altogether.
+
+    Raises:
+        PlanError: If the data set has none of them.
+    """
+    found, unknown = find_rows(ids, listed)
+    if unknown and not len(found):
+        raise PlanError(
+            f"the exclude lists name {len(unknown)} ids, such as {unknown[:SAMPLE]}, and the data "
+            f"set has none of them (its own are like {ids[:SAMPLE].tolist()}); were they made for "
+            "another data set?"
+        )
+    if unknown:
+        logger.warning(
+            "the exclude lists name %d ids that the data set does not have, such as %s; the other "
+            "%d are left out",
+            len(unknown), unknown[:SAMPLE], len(found),
+        )  # fmt: skip
+    return unknown
 
 
 def require_records(rows: Rows, split: str, selection: Selection) -> None:

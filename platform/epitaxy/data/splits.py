@@ -1,187 +1,210 @@
-"""Deals records to train, val and test: a pure function of ids, groups and a seed."""
+"""From ``split.*`` to rows of train, val and test: by a rule, a file of ids, or a stored split."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int64
 
+from epitaxy.build import check_arguments
+from epitaxy.data.id_lists import IdLists, read_id_lists
+from epitaxy.data.plan import digest_of
+from epitaxy.data.split_files import load_split, save_split
+from epitaxy.data.split_rules import (
+    SAMPLE,
+    SPLITS,
+    Columns,
+    Rows,
+    find_rows,
+    leaking_groups,
+    rows_by_rule,
+    rows_of_ids,
+    take_units,
+    units_of,
+)
 from epitaxy.errors import ConfigError, PlanError, closest
 
-SPLITS = ("train", "val", "test")
-SAMPLE = 5
-"""Ids quoted in a message; reports give the full count."""
+if TYPE_CHECKING:
+    from epitaxy.data.dataset import Dataset
+
+MISSING = ("error", "skip")
 
 logger = logging.getLogger(__name__)
 
-Rows = Int64[np.ndarray, " records"]
+
+@dataclass(frozen=True)
+class Split:
+    """Records dealt to train, val and test.
+
+    Attributes:
+        rows: Rows of ``train``, ``val`` and ``test``, each in ascending order.
+        identity: JSON-ready: what decided it. Lists of ids count by content, wherever they lie.
+        missing: Ids that a split file names and the data set lacks, by split.
+    """
+
+    rows: Mapping[str, Rows]
+    identity: Mapping[str, Any]
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def missing_report(self) -> dict[str, Any]:
+        """Returns, for each split that lacks ids, how many and the first of them."""
+        return {
+            name: {"count": len(ids), "ids": list(ids[:SAMPLE])}
+            for name, ids in self.missing.items()
+            if ids
+        }
 
 
-def split_rows(
-    ids: np.ndarray,
-    groups: np.ndarray,
+def make_split(
+    dataset: Dataset,
     *,
     by: str = "group",
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
     sizes: Sequence[int] | None = None,
     seed: int = 0,
+    time: str | None = None,
     file: str | Path | None = None,
-) -> dict[str, Rows]:
-    """Returns the rows of ``train``, ``val`` and ``test``, each in ascending order.
-
-    Groups (or single records) are ordered by a keyed hash of their name, so the order of the data
-    set does not matter. Walking that order, a split takes whole groups until it holds its number
-    of records; then the next split starts. By ``record`` the numbers are exact; by ``group`` a
-    split may exceed its number by part of one group, and the last one gets what remains.
+    fold: int | None = None,
+    task: str | None = None,
+    val_fraction: float = 0.1,
+    missing: str = "error",
+    name: str | None = None,
+    keys: np.ndarray | None = None,
+) -> Split:
+    """Returns the split that the settings describe: a pure function of ids and columns.
 
     Args:
-        ids: Record ids, (records,).
-        groups: Material of each record, (records,).
-        by: ``group`` keeps a material in one split; ``record`` does not.
-        fractions: Shares of train, val, test; what they leave over is in no split.
+        dataset: The prepared data.
+        by: Rule; see ``split_rules.units_of``.
+        fractions: Shares of train, val, test.
         sizes: Numbers of records instead of fractions.
-        seed: Key of the hash.
-        file: JSON ``{"train": [ids], "val": […], "test": […]}`` that replaces all of the above.
+        seed: Of the hash that orders units.
+        time: Scalar label that dates records, for ``by="time"``.
+        file: Lists of ids that replace the rule; see ``id_lists``.
+        fold: Fold of a file that has several.
+        task: Task of a file that has several.
+        val_fraction: Share of a fold's training part that becomes ``val``, in whole units of
+            ``by``, if the fold has no list of its own.
+        missing: ``error`` or ``skip`` ids of the file that the data set lacks.
+        name: Stored split that replaces the rule.
+        keys: Unit of each record, for a rule that does not find it in the columns.
 
     Raises:
         ConfigError: If a setting is wrong.
         PlanError: If a split that was asked for ends empty, or a file names unknown ids or one id
             twice.
+        ShardError: If a stored split is damaged.
     """
+    _check_sources(file, name, {"fold": fold, "task": task})
+    if name is not None:
+        stored = load_split(dataset, name)
+        return Split(stored.rows, {"ids": _digest(dataset.ids, stored.rows)})
     if file is not None:
-        return _split_by_file(ids, groups, Path(file))
-    if by not in ("group", "record"):
-        raise ConfigError(f"split.by is {by!r}; {closest(by, ('group', 'record'))}")
-    wanted = _wanted_sizes(len(ids), fractions, sizes)
-    units, unit_of_row, counts = np.unique(
-        groups if by == "group" else ids, return_inverse=True, return_counts=True
+        if missing not in MISSING:
+            raise ConfigError(f"split.missing is {missing!r}; {closest(missing, MISSING)}")
+        lists = read_id_lists(Path(file), fold=fold, task=task)
+        split = _split_by_lists(dataset, lists, f"split file {file}", skip=missing == "skip")
+        if lists.needs_val:
+            units = _units_to_carve(dataset, by, keys)
+            split = _carve_val(dataset, split, units, val_fraction, seed)
+        return split
+    rows = rows_by_rule(
+        dataset, by=by, fractions=fractions, sizes=sizes, seed=seed, time=time, keys=keys
     )
-    order = _hashed_order(units, seed)
-    split_of_unit = np.empty(len(units), dtype=np.int64)
-    split_of_unit[order] = _fill(counts[order], wanted)
-    split_of_row = split_of_unit[unit_of_row]
-    rows = {name: np.flatnonzero(split_of_row == index) for index, name in enumerate(SPLITS)}
-    for name, share in zip(SPLITS, fractions if sizes is None else sizes, strict=True):
-        if share and not len(rows[name]):
-            raise PlanError(
-                f"the {name} split was to get {share:g} {'of the' if sizes is None else ''} records"
-                f" and is empty: the data set has {len(ids)} records in {len(units)} {by}s, too "
-                "few for these splits; change split.fractions or split.sizes"
+    identity: dict[str, Any] = {"by": by, "fractions": fractions, "sizes": sizes, "seed": seed}
+    if time is not None:
+        identity["time"] = time
+    if keys is not None:
+        pairs = sorted(zip(dataset.ids.tolist(), np.asarray(keys).tolist(), strict=True))
+        identity["keys"] = digest_of(json.dumps(pairs))
+    return Split(rows, identity)
+
+
+def store_split(
+    dataset: Dataset, name: str, settings: Mapping[str, Any], *, overwrite: bool = False
+) -> Path:
+    """Makes the split that ``settings`` (arguments of ``make_split``) describe and stores it.
+
+    Returns:
+        The file, ``DATA/splits/NAME.json``.
+
+    Raises:
+        ConfigError: If a setting or the name is wrong, or the name is taken.
+        PlanError: If the split cannot be made.
+    """
+    check_arguments(make_split, f"split {name!r}", {"dataset": dataset, **settings})
+    split = make_split(dataset, **settings)
+    told = {key: value for key, value in settings.items() if key != "keys"}
+    if split.missing:
+        told["missing_ids"] = split.missing_report()
+    return save_split(dataset, name, split.rows, told, overwrite=overwrite)
+
+
+def _check_sources(file: object, name: object, of_file: Mapping[str, object]) -> None:
+    if file is not None and name is not None:
+        raise ConfigError(f"split.file={file} and split.name={name} exclude each other")
+    for setting, value in of_file.items():
+        if value is not None and file is None:
+            raise ConfigError(
+                f"split.{setting}={value} chooses within split.file, which is not set"
             )
-    return rows
 
 
-def read_id_lists(file: Path) -> dict[str, list[str]]:
-    """Returns the id lists of a split file.
-
-    Raises:
-        ConfigError: If the file cannot be read or is no JSON object of id lists.
-    """
-    try:
-        lists = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"split file {file} cannot be read as JSON: {error}") from error
-    if not isinstance(lists, Mapping):
-        raise ConfigError(f"split file {file} must hold an object of id lists, got {type(lists)}")
-    for name, listed in lists.items():
-        if name not in SPLITS:
-            raise ConfigError(f"split file {file} has a key {name!r}; {closest(name, SPLITS)}")
-        if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
-            raise ConfigError(f"split file {file}: {name!r} must be a list of record ids (strings)")
-    return {name: list(lists.get(name, [])) for name in SPLITS}
-
-
-def rows_of_ids(ids: np.ndarray, wanted: Sequence[str], where: str) -> Rows:
-    """Returns the rows of ``wanted``, in its order.
-
-    Raises:
-        PlanError: If an id is not in the data set; ``where`` says who named it.
-    """
-    row_of = {str(name): row for row, name in enumerate(ids)}
-    unknown = [name for name in wanted if name not in row_of]
-    if unknown:
-        raise PlanError(
-            f"{where} names {len(unknown)} ids that the data set does not have, such as "
-            f"{unknown[:SAMPLE]}; was it made for another data set?"
-        )
-    return np.array([row_of[name] for name in wanted], dtype=np.int64)
-
-
-def _wanted_sizes(
-    num_records: int, fractions: Sequence[float], sizes: Sequence[int] | None
-) -> list[int]:
-    name, values = ("fractions", fractions) if sizes is None else ("sizes", sizes)
-    if len(values) != len(SPLITS) or any(not value >= 0 for value in values):
-        raise ConfigError(
-            f"split.{name} needs three non-negative numbers (train, val, test), got {list(values)}"
-        )
-    if sizes is None:
-        if sum(fractions) > 1 + 1e-9:
-            raise ConfigError(f"split.fractions add up to {sum(fractions):g}, more than 1")
-        # Rounded after summing, so that fractions of 1 in total leave no record over.
-        bounds = [round(num_records * sum(fractions[:index])) for index in range(4)]
-        return [high - low for low, high in pairwise(bounds)]
-    if sum(sizes) > num_records:
-        raise PlanError(
-            f"split.sizes ask for {sum(sizes)} records, the data set has {num_records}; "
-            "lower them or use split.fractions"
-        )
-    return [int(size) for size in sizes]
-
-
-def _fill(counts: np.ndarray, wanted: Sequence[int]) -> Int64[np.ndarray, " units"]:
-    """Returns the split of each unit, in the order given; ``len(wanted)`` for the rest."""
-    records_up_to = np.cumsum(counts)
-    split_of_unit = np.full(len(counts), len(wanted))
-    start = 0
-    for index, size in enumerate(wanted):
-        if size:
-            taken = int(records_up_to[start - 1]) if start else 0
-            stop = int(np.searchsorted(records_up_to, taken + size)) + 1
-            split_of_unit[start:stop] = index
-            start = min(stop, len(counts))
-    return split_of_unit
-
-
-def _hashed_order(units: np.ndarray, seed: int) -> Int64[np.ndarray, " units"]:
-    key = str(seed).encode()
-    hashes = [
-        hashlib.blake2b(str(unit).encode(), key=key, digest_size=8).digest() for unit in units
-    ]
-    # Units come sorted by name, so equal hashes still have one order.
-    return np.argsort(np.frombuffer(b"".join(hashes), dtype=">u8"), kind="stable")
-
-
-def _split_by_file(ids: np.ndarray, groups: np.ndarray, file: Path) -> dict[str, Rows]:
-    lists = read_id_lists(file)
-    seen: dict[str, str] = {}
-    for name, listed in lists.items():
-        for item in listed:
-            if item in seen:
-                raise PlanError(
-                    f"split file {file} lists {item!r} in {seen[item]} and again in {name}; "
-                    "every record belongs to one split at most"
-                )
-            seen[item] = name
-    where = f"split file {file}"
-    rows = {name: np.sort(rows_of_ids(ids, lists[name], where)) for name in SPLITS}
-    shared = leaking_groups(groups, rows)
+def _split_by_lists(data: Columns, lists: IdLists, where: str, *, skip: bool) -> Split:
+    rows, missing = {}, {}
+    for name, listed in lists.lists.items():
+        if skip:
+            found, missing[name] = find_rows(data.ids, listed)
+        else:
+            remedy = " split.missing=skip leaves them out and counts them"
+            found = rows_of_ids(data.ids, listed, where, remedy)
+        if listed and not len(found):
+            raise PlanError(
+                f"{where}: the data set has none of the {len(listed)} ids of {name}, such as "
+                f"{listed[:SAMPLE]}; its own are like {data.ids[:SAMPLE].tolist()}"
+            )
+        rows[name] = np.sort(found)
+    skipped = sum(len(ids) for ids in missing.values())
+    if skipped:
+        logger.warning("%s names %d ids that the data set does not have: skipped", where, skipped)
+    shared = leaking_groups(data.groups, rows)
     if shared:
         logger.warning(
             "%s puts %d groups into more than one split, such as %s",
             where, len(shared), shared[:SAMPLE],
         )  # fmt: skip
-    return rows
+    return Split(rows, {"file": _digest(data.ids, rows)}, missing)
 
 
-def leaking_groups(groups: np.ndarray, rows: Mapping[str, Rows]) -> list[str]:
-    """Returns the groups that occur in more than one split, sorted."""
-    per_split = [np.unique(groups[part]) for part in rows.values()]
-    names, counts = np.unique(np.concatenate(per_split), return_counts=True)
-    return [str(name) for name in names[counts > 1]]
+def _units_to_carve(data: Columns, by: str, keys: np.ndarray | None) -> np.ndarray:
+    if by == "time":
+        raise ConfigError(
+            "split.by=time cannot divide the training part of a fold; use by=group or record"
+        )
+    return units_of(data, by, keys=keys)
+
+
+def _carve_val(data: Columns, split: Split, units: np.ndarray, fraction: float, seed: int) -> Split:
+    """Moves a share of train to val, in whole units and independent of the order of records."""
+    if not 0 <= fraction < 1:
+        raise ConfigError(f"split.val_fraction must be from 0 to below 1, got {fraction}")
+    train = split.rows["train"]
+    size = round(fraction * len(train))
+    taken = take_units(units[train], size, seed)
+    if fraction and (not taken.any() or taken.all()):
+        raise PlanError(
+            f"split.val_fraction={fraction:g} of the {len(train)} training records of the fold "
+            f"leaves {'val' if not taken.any() else 'train'} empty; change it or split.by"
+        )
+    rows = {**split.rows, "train": train[~taken], "val": train[taken]}
+    return Split(rows, {"file": _digest(data.ids, rows)}, split.missing)
+
+
+def _digest(ids: np.ndarray, rows: Mapping[str, Rows]) -> str:
+    lists = {name: sorted(ids[rows[name]].tolist()) for name in SPLITS}
+    return digest_of(json.dumps(lists, sort_keys=True))

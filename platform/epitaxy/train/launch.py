@@ -20,6 +20,7 @@ from typing import Any
 import epitaxy
 import epitaxy.errors
 from epitaxy.data.dataset import Dataset
+from epitaxy.data.selection import exclude_files
 from epitaxy.errors import ConfigError, EpitaxyError
 from epitaxy.train.checkpoint import CHECKPOINTS, FINAL
 from epitaxy.train.folders import read_json
@@ -97,12 +98,16 @@ def _absolute(settings: RunSettings) -> RunSettings:
     def optional(value: str | None) -> str | None:
         return None if value is None else path(value)
 
+    def several(value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        files = tuple(path(file) for file in exclude_files(value))
+        return files if len(files) > 1 else next(iter(files), None)
+
     return dataclasses.replace(
         settings,
         directory=path(settings.directory),
         data=path(settings.data),
         split=dataclasses.replace(settings.split, file=optional(settings.split.file)),
-        filter=dataclasses.replace(settings.filter, exclude=optional(settings.filter.exclude)),
+        filter=dataclasses.replace(settings.filter, exclude=several(settings.filter.exclude)),
         init=dataclasses.replace(settings.init, model=optional(settings.init.model)),
     )
 

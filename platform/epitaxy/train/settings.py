@@ -28,19 +28,35 @@ class SplitSettings:
     """How records are dealt to ``train``, ``val`` and ``test``; a pure function of ids.
 
     Attributes:
-        by: ``group`` keeps a material together; ``record`` does not.
+        by: What stays together: ``group`` (the material that the recipe names), ``formula``,
+            ``chemical_system``, ``structure`` (duplicates), ``record`` (nothing); ``time`` deals
+            the earliest to train and the latest to test.
         fractions: Shares of train, val, test; they need not use everything up.
-        sizes: Exact numbers of records instead of fractions (by ``record``) or the numbers at
-            which a group no longer starts (by ``group``).
-        seed: Of the hash that orders groups or records.
-        file: JSON file ``{"train": [ids], "val": […], "test": […]}`` that replaces all this.
+        sizes: Numbers of records instead of fractions: exact by ``record``; by any other rule the
+            number at which a unit no longer starts.
+        seed: Of the hash that orders what stays together.
+        time: Scalar label that dates records for by=time, such as year.
+        file: Lists of ids that replace the rule: JSON ``{"train": [ids], …}``, MatBench folds, a
+            table with columns id and split, or a folder with train.txt, val.txt and test.txt.
+        fold: Fold of a file that holds several.
+        task: Task of a file that holds several, such as matbench_phonons.
+        val_fraction: Share of a fold's training part that becomes val, if the fold names none.
+        missing: Whether ids of the file that the data set lacks are an ``error``, or counted and
+            left out (``skip``).
+        name: Split stored with the data set, which replaces the rule.
     """
 
-    by: Literal["group", "record"] = "group"
+    by: Literal["group", "record", "formula", "chemical_system", "structure", "time"] = "group"
     fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
     sizes: tuple[int, int, int] | None = None
     seed: int = 0
+    time: str | None = None
     file: str | None = None
+    fold: int | None = None
+    task: str | None = None
+    val_fraction: float = 0.1
+    missing: Literal["error", "skip"] = "error"
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -51,13 +67,23 @@ class FilterSettings:
         max_atoms: Largest number of atoms.
         max_force: Largest absolute force component, eV/Å.
         max_stress: Largest absolute stress component, eV/Å³.
-        exclude: File with one record id per line.
+        exclude: File with one record id per line, or a list of such files.
+        max_atomic_number: Highest atomic number.
     """
 
     max_atoms: int | None = None
     max_force: float | None = None
     max_stress: float | None = None
-    exclude: str | None = None
+    exclude: str | tuple[str, ...] | None = None
+    max_atomic_number: int | None = None
+
+
+_LATER_SETTINGS = {
+    "split": ("time", "fold", "task", "val_fraction", "missing", "name"),
+    "filter": ("max_atomic_number",),
+}
+"""Settings that came after the first release: at their default they are no part of a run's
+identity, so that runs started before them are resumed."""
 
 
 @dataclass(frozen=True)
@@ -239,6 +265,11 @@ class RunSettings:
         for name in ("log_every", "log_consumption", "checkpoint_every"):
             del everything["loop"][name]
         del everything["init"]["model"]
+        for section, names in _LATER_SETTINGS.items():
+            defaults = to_dict(type(getattr(self, section))())
+            for name in names:
+                if everything[section][name] == defaults[name]:
+                    del everything[section][name]
         return everything
 
     def science_digest(self) -> str:
@@ -272,7 +303,9 @@ def _coerce(hint: Any, value: Any, path: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         remaining = [a for a in arguments if a is not type(None)]
-        return _coerce(remaining[0], value, path)
+        lists = [a for a in remaining if typing.get_origin(a) is tuple]
+        chosen = lists if lists and isinstance(value, (list, tuple)) else remaining
+        return _coerce(chosen[0], value, path)
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} must be a group of settings, got {value!r}")

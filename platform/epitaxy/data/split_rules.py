@@ -1,0 +1,307 @@
+"""Rules that deal records to train, val and test: pure functions of columns and a seed.
+
+A rule names the *unit* of each record, such as its formula; records of one unit are never parted.
+No rule reads a record: ids, groups, compositions and scalar labels stand in the sidecars.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from numbers import Real
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+from epitaxy.errors import ConfigError, PlanError, closest
+from epitaxy.graph.labels import LabelTable
+from epitaxy.graph.symbols import SYMBOLS, reduced_formula
+
+SPLITS = ("train", "val", "test")
+RULES = ("group", "record", "formula", "chemical_system", "structure", "time")
+KEYED_RULES = ("formula", "chemical_system", "structure")
+"""Rules whose units the caller may give instead of having them read from compositions."""
+
+SAMPLE = 5
+"""Ids quoted in a message; reports give the full count."""
+
+_BLOCK = 65_536
+
+Rows = Int64[np.ndarray, " records"]
+
+
+class Columns(Protocol):
+    """What a rule may look at; a ``Dataset`` has it."""
+
+    @property
+    def ids(self) -> np.ndarray:
+        """Record ids, (records,) of str."""
+        ...
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Material of each record, (records,) of str."""
+        ...
+
+    def label_table(self, rows: np.ndarray) -> LabelTable:
+        """Returns compositions and label columns of ``rows``."""
+        ...
+
+
+def rows_by_rule(
+    data: Columns,
+    *,
+    by: str = "group",
+    fractions: Sequence[float] = (0.8, 0.1, 0.1),
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+    time: str | None = None,
+    keys: np.ndarray | None = None,
+) -> dict[str, Rows]:
+    """Returns the rows of ``train``, ``val`` and ``test``, each in ascending order.
+
+    Units are ordered by a keyed hash of their name, so the order of the data set does not matter;
+    by ``time`` they are ordered by value, earliest first. Walking that order, a split takes whole
+    units until it holds its number of records; then the next split starts. By ``record`` the
+    numbers are exact; by any other rule a split may exceed its number by part of one unit, and the
+    last one gets what remains. What fractions or sizes leave over is the end of the order: by
+    ``time``, the latest records.
+
+    Args:
+        data: Columns of the data set.
+        by: One of ``RULES``; see ``units_of``.
+        fractions: Shares of train, val, test; what they leave over is in no split.
+        sizes: Numbers of records instead of fractions.
+        seed: Key of the hash; by ``time`` it changes nothing.
+        time: Scalar label that dates the records, by ``time``.
+        keys: Unit of each record, instead of what the rule would find.
+
+    Raises:
+        ConfigError: If a setting is wrong.
+        PlanError: If a split that was asked for ends empty, or a record has no date.
+    """
+    units = units_of(data, by, time=time, keys=keys)
+    wanted = _wanted_sizes(len(units), fractions, sizes)
+    names, unit_of_row, counts = np.unique(units, return_inverse=True, return_counts=True)
+    order = np.arange(len(names)) if by == "time" else _hashed_order(names, seed)
+    split_of_row = _deal(unit_of_row, counts, order, wanted)
+    rows = {name: np.flatnonzero(split_of_row == index) for index, name in enumerate(SPLITS)}
+    for name, share in zip(SPLITS, fractions if sizes is None else sizes, strict=True):
+        if share and not len(rows[name]):
+            raise PlanError(
+                f"the {name} split was to get {share:g} {'of the' if sizes is None else ''} records"
+                f" and is empty: the data set has {len(units)} records in {len(names)} "
+                f"{_PLURALS[by]}, too few for these splits; change split.fractions or split.sizes"
+            )
+    return rows
+
+
+_PLURALS = {
+    "group": "groups",
+    "record": "records",
+    "formula": "formulas",
+    "chemical_system": "chemical systems",
+    "structure": "clusters of duplicates",
+    "time": "dates",
+}
+
+
+def units_of(
+    data: Columns, by: str, *, time: str | None = None, keys: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the unit of each record, (records,) of str; by ``time`` of float.
+
+    ``record`` is the id itself, ``group`` the material that the recipe named, ``formula`` the
+    reduced formula (counts over their greatest common divisor), ``chemical_system`` the set of
+    elements, ``structure`` the cluster of duplicates that ``keys`` gives, ``time`` the value of
+    that label.
+
+    Raises:
+        ConfigError: If the rule is unknown, or lacks or does not take ``time`` or ``keys``.
+        PlanError: If a record has no date.
+    """
+    if by not in RULES:
+        raise ConfigError(f"split.by is {by!r}; {closest(by, RULES)}")
+    if time is not None and by != "time":
+        raise ConfigError(f"split.time={time} dates records for split.by=time, not by={by}")
+    if keys is not None:
+        return _given(keys, len(data.ids), by)
+    if by == "structure":
+        raise ConfigError(
+            "split.by=structure needs to know which records are duplicates of each other, and no "
+            "clusters were given; use split.by=formula, which keeps every duplicate together"
+        )
+    if by == "time":
+        return _dates(data, time)
+    if by in ("group", "record"):
+        return data.groups if by == "group" else data.ids
+    name = _formula if by == "formula" else _chemical_system
+    return np.array([text for block in compositions(data) for text in _named(block, name)])
+
+
+def compositions(data: Columns) -> Iterator[Int64[np.ndarray, "block 119"]]:
+    """Yields the element counts of all records, a block of rows at a time."""
+    for start in range(0, len(data.ids), _BLOCK):
+        yield data.label_table(np.arange(start, min(start + _BLOCK, len(data.ids)))).composition
+
+
+def scalar_column(data: Columns, label: str, setting: str) -> Float64[np.ndarray, " records"]:
+    """Returns scalar ``label`` of all records, NaN where missing.
+
+    Raises:
+        ConfigError: If there is no such scalar label; ``setting`` says who asked for it.
+    """
+    known = data.label_table(np.arange(0)).scalars
+    if label not in known:
+        raise ConfigError(
+            f"{setting}={label} is no scalar label of the data set; {closest(label, known)}"
+        )
+    starts = range(0, len(data.ids), _BLOCK)
+    blocks = [np.arange(start, min(start + _BLOCK, len(data.ids))) for start in starts]
+    return np.concatenate([data.label_table(rows).scalars[label] for rows in blocks])
+
+
+def take_units(units: np.ndarray, size: int, seed: int) -> Bool[np.ndarray, " records"]:
+    """Returns which records to take: whole units in hashed order until there are ``size``."""
+    names, unit_of_row, counts = np.unique(units, return_inverse=True, return_counts=True)
+    return _deal(unit_of_row, counts, _hashed_order(names, seed), [size]) == 0
+
+
+def find_rows(ids: np.ndarray, wanted: Sequence[str]) -> tuple[Rows, list[str]]:
+    """Returns the rows of ``wanted``, in its order, and those that are not among ``ids``."""
+    row_of = {name: row for row, name in enumerate(ids.tolist())}
+    known = [row_of[name] for name in wanted if name in row_of]
+    return np.array(known, dtype=np.int64), [name for name in wanted if name not in row_of]
+
+
+def rows_of_ids(ids: np.ndarray, wanted: Sequence[str], where: str, remedy: str = "") -> Rows:
+    """Returns the rows of ``wanted``, in its order.
+
+    Raises:
+        PlanError: If an id is not in the data set; ``where`` says who named it, ``remedy`` what
+            else can be done.
+    """
+    rows, unknown = find_rows(ids, wanted)
+    if unknown:
+        raise PlanError(
+            f"{where} names {len(unknown)} ids that the data set does not have, such as "
+            f"{unknown[:SAMPLE]}; was it made for another data set?{remedy}"
+        )
+    return rows
+
+
+def leaking_groups(groups: np.ndarray, rows: Mapping[str, Rows]) -> list[str]:
+    """Returns the groups that occur in more than one split, sorted."""
+    per_split = [np.unique(groups[part]) for part in rows.values()]
+    names, counts = np.unique(np.concatenate(per_split), return_counts=True)
+    return [str(name) for name in names[counts > 1]]
+
+
+def _given(keys: np.ndarray, num_records: int, by: str) -> np.ndarray:
+    if by not in KEYED_RULES:
+        raise ConfigError(f"split.by={by} takes no keys; {', '.join(KEYED_RULES)} do")
+    if np.shape(keys) != (num_records,):
+        raise ConfigError(
+            f"split.by={by} needs a key for each of {num_records} records, got an array of shape "
+            f"{np.shape(keys)}"
+        )
+    return np.asarray(keys, dtype=np.str_)
+
+
+def _dates(data: Columns, time: str | None) -> Float64[np.ndarray, " records"]:
+    if time is None:
+        known = ", ".join(sorted(data.label_table(np.arange(0)).scalars)) or "none"
+        raise ConfigError(
+            "split.by=time needs split.time, the label that dates a record, such as year; "
+            f"scalar labels of the data set: {known}"
+        )
+    values = scalar_column(data, time, "split.time")
+    missing = data.ids[np.isnan(values)]
+    if len(missing):
+        raise PlanError(
+            f"split.by=time: {len(missing)} of {len(values)} records have no {time!r}, such as "
+            f"{missing[:SAMPLE].tolist()}; fill the column or leave these records out when the "
+            "data set is prepared, or split by another rule"
+        )
+    return values
+
+
+def _named(
+    counts: Int64[np.ndarray, "block 119"], name: Callable[[Mapping[int, int]], str]
+) -> list[str]:
+    rows, numbers = np.nonzero(counts)
+    bounds = np.searchsorted(rows, np.arange(len(counts) + 1)).tolist()
+    pairs = list(zip(numbers.tolist(), counts[rows, numbers].tolist(), strict=True))
+    return [name(dict(pairs[start:stop])) for start, stop in pairwise(bounds)]
+
+
+def _formula(counts: Mapping[int, int]) -> str:
+    return reduced_formula(counts)
+
+
+def _chemical_system(counts: Mapping[int, int]) -> str:
+    return "-".join(sorted(SYMBOLS[number] for number in counts))
+
+
+def _wanted_sizes(
+    num_records: int, fractions: Sequence[float], sizes: Sequence[int] | None
+) -> list[int]:
+    name, values = ("fractions", fractions) if sizes is None else ("sizes", sizes)
+    if not _are_amounts(values):
+        raise ConfigError(
+            f"split.{name} needs three non-negative numbers (train, val, test), got {values!r}"
+        )
+    if sizes is None:
+        if sum(fractions) > 1 + 1e-9:
+            raise ConfigError(f"split.fractions add up to {sum(fractions):g}, more than 1")
+        # Rounded after summing, so that fractions of 1 in total leave no record over.
+        bounds = [round(num_records * sum(fractions[:index])) for index in range(4)]
+        return [high - low for low, high in pairwise(bounds)]
+    if sum(sizes) > num_records:
+        raise PlanError(
+            f"split.sizes ask for {sum(sizes)} records, the data set has {num_records}; "
+            "lower them or use split.fractions"
+        )
+    return [int(size) for size in sizes]
+
+
+def _are_amounts(values: object) -> bool:
+    return (
+        isinstance(values, Sequence)
+        and len(values) == len(SPLITS)
+        and all(isinstance(value, Real) and float(value) >= 0 for value in values)
+    )
+
+
+def _deal(
+    unit_of_row: np.ndarray, counts: np.ndarray, order: np.ndarray, wanted: Sequence[int]
+) -> Int64[np.ndarray, " records"]:
+    """Returns the split of each record; ``len(wanted)`` for the rest."""
+    split_of_unit = np.empty(len(counts), dtype=np.int64)
+    split_of_unit[order] = _fill(counts[order], wanted)
+    return split_of_unit[unit_of_row]
+
+
+def _fill(counts: np.ndarray, wanted: Sequence[int]) -> Int64[np.ndarray, " units"]:
+    """Returns the split of each unit, in the order given; ``len(wanted)`` for the rest."""
+    records_up_to = np.cumsum(counts)
+    split_of_unit = np.full(len(counts), len(wanted))
+    start = 0
+    for index, size in enumerate(wanted):
+        if size:
+            taken = int(records_up_to[start - 1]) if start else 0
+            stop = int(np.searchsorted(records_up_to, taken + size)) + 1
+            split_of_unit[start:stop] = index
+            start = min(stop, len(counts))
+    return split_of_unit
+
+
+def _hashed_order(units: np.ndarray, seed: int) -> Int64[np.ndarray, " units"]:
+    key = str(seed).encode()
+    hashes = [
+        hashlib.blake2b(str(unit).encode(), key=key, digest_size=8).digest() for unit in units
+    ]
+    # Units come sorted by name, so equal hashes still have one order.
+    return np.argsort(np.frombuffer(b"".join(hashes), dtype=">u8"), kind="stable")
