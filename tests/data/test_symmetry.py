@@ -1,4 +1,4 @@
-"""Space groups of known structures, in any cell, agreeing with pymatgen and the Materials Project."""
+"""Space groups of known structures, in any cell; pymatgen and the Materials Project agree."""
 
 from __future__ import annotations
 

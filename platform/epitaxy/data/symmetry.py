@@ -69,7 +69,7 @@ def symmetry_labels(
 def with_symmetry(
     record: CrystalRecord, symprec: float = SYMPREC, angle_tolerance: float = ANGLE_TOLERANCE
 ) -> tuple[CrystalRecord, str]:
-    """Returns ``record`` with its symmetry labels, and why they are missing if they should be there.
+    """Returns ``record`` with its symmetry labels, and the reason if they could not be found.
 
     The reason is empty for a record that has its labels, and for one that cannot have any.
     """
@@ -97,8 +97,8 @@ def _space_group(record: CrystalRecord, symprec: float, angle_tolerance: float) 
 
     if record.num_atoms > MAX_ATOMS:
         raise RecordError(
-            f"record {record.id!r} has {record.num_atoms} atoms; symmetry is looked for in cells of "
-            f"up to {MAX_ATOMS}"
+            f"record {record.id!r} has {record.num_atoms} atoms; symmetry is looked for in cells "
+            f"of up to {MAX_ATOMS}"
         )
     cell = Lattice(record.cell).get_lll_reduced_lattice().matrix
     fractions = np.linalg.solve(cell.T, record.positions.T).T % 1.0
@@ -107,7 +107,9 @@ def _space_group(record: CrystalRecord, symprec: float, angle_tolerance: float) 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # how a failure is told will change
             found = spglib.get_symmetry_dataset(
-                (cell, fractions, record.numbers.astype(np.intc)), symprec, angle_tolerance
+                (cell.tolist(), fractions.tolist(), record.numbers.tolist()),
+                symprec,
+                angle_tolerance,
             )
     except Exception as error:  # SpglibError, ValueError: what is raised depends on its version
         raise RecordError(f"record {record.id!r}: spglib failed: {error}") from error
