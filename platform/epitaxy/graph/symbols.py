@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from functools import reduce
 
-from epitaxy.errors import RecordError, closest
+from epitaxy.errors import RecordError
 
 _PERIODIC_TABLE = (
     "X H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se "
@@ -24,9 +24,25 @@ ATOMIC_NUMBERS = {symbol: number for number, symbol in enumerate(SYMBOLS) if num
 }
 """Atomic number of each symbol; deuterium and tritium are hydrogen."""
 
+MOST = 1e6
+"""Largest amount of an element in a composition; no compound has more."""
+
+_DECORATED = re.compile(r"([A-Z][a-z]?)(?:[+-]?[0-9]*\.?[0-9]*[+-]?|[_/].*)", re.ASCII)
+
+_WHOLE = 1e-6
+_PLAIN = str.maketrans("[]₀₁₂₃₄₅₆₇₈₉", "()0123456789")
+_CLUTTER = re.compile(r"[\s_{}$]")
+_DOTS = re.compile(r"[·∙•⋅*]")
+_AMOUNT = r"((?:\d+\.?\d*|\.\d+)(?:[eE]-\d+)?)?"
+_TERM = re.compile(r"(\d+(?:\.\d+)?)?(.+)", re.ASCII)
+_TOKEN = re.compile(rf"(\()|(\)){_AMOUNT}|([A-Z][a-z]?){_AMOUNT}", re.ASCII)
+
 
 def atomic_number(symbol: str) -> int:
-    """Returns the atomic number of ``symbol``; a charge behind it (``Fe3+``) is ignored.
+    """Returns the atomic number of ``symbol``.
+
+    What stands behind a symbol is ignored where it says nothing of the element: a charge
+    (``Fe3+``), the number of a site (``Fe1``), the flavour of a pseudopotential (``Fe_pv``).
 
     Raises:
         RecordError: If there is no such element.
@@ -34,54 +50,70 @@ def atomic_number(symbol: str) -> int:
     text = str(symbol).strip()
     if text in ATOMIC_NUMBERS:
         return ATOMIC_NUMBERS[text]
-    match = re.fullmatch(r"([A-Z][a-z]?)[0-9.]*[+-]?[0-9.]*[+-]?", text)
+    match = _DECORATED.fullmatch(text)
     if match and match[1] in ATOMIC_NUMBERS:
         return ATOMIC_NUMBERS[match[1]]
-    raise RecordError(f"{text[:20]!r} is no element; {closest(text, SYMBOLS[1:])}"[:200])
+    near = text.capitalize() if text.capitalize() in ATOMIC_NUMBERS else ""
+    hint = f"did you mean {near!r}?" if near else "expected a symbol such as 'Fe'"
+    raise RecordError(f"{text[:20]!r} is no element; {hint}")
 
 
 def reduced_formula(amounts: Mapping[int, float]) -> str:
-    """Returns the formula of whole or fractional ``amounts`` (atomic number to amount).
+    """Returns the formula of ``amounts`` (atomic number to amount), the same at any scale.
 
-    Elements come in alphabetical order; whole amounts are divided by their greatest common
-    divisor, fractional ones by their sum (four decimals). ``{14: 2, 8: 4}`` gives ``O2Si``.
+    Elements come in alphabetical order and amounts in their lowest whole ratio:
+    ``{14: 2, 8: 4}`` and ``{14: 0.5, 8: 1}`` give ``O2Si``. Amounts of more than four decimals are
+    divided by their sum instead.
     """
-    whole = {number: round(amount) for number, amount in amounts.items() if amount > 0}
-    if all(abs(amount - whole[number]) < 1e-6 for number, amount in amounts.items() if amount > 0):
-        divisor = reduce(math.gcd, whole.values(), 0) or 1
-        parts = {SYMBOLS[number]: str(count // divisor) for number, count in whole.items()}
+    present = {number: float(amount) for number, amount in amounts.items() if amount > 0}
+    counts = _whole(present)
+    if counts:
+        divisor = reduce(math.gcd, counts.values())
+        parts = {SYMBOLS[number]: str(count // divisor) for number, count in counts.items()}
     else:
-        total = sum(amounts.values())
+        total = sum(present.values())
         parts = {
             SYMBOLS[number]: f"{amount / total:.4f}".rstrip("0").rstrip(".")
-            for number, amount in amounts.items()
-            if amount > 0
+            for number, amount in present.items()
         }
     return "".join(
         f"{symbol}{'' if count == '1' else count}" for symbol, count in sorted(parts.items())
     )
 
 
+def _whole(amounts: Mapping[int, float]) -> dict[int, int]:
+    """Returns the amounts in a power of ten that makes all of them whole; empty if none does."""
+    for scale in (1, 10, 100, 1000, 10_000):
+        counts = {number: round(amount * scale) for number, amount in amounts.items()}
+        if all(
+            counts[number] and abs(amount * scale - counts[number]) < _WHOLE
+            for number, amount in amounts.items()
+        ):
+            return counts
+    return {}
+
+
 def parse_formula(text: str) -> dict[int, float]:
     """Returns the amounts in a chemical formula: ``Fe0.62Ni0.19``, ``Ca(OH)2``, ``CuSO4·5H2O``.
 
+    A full stop is a decimal point, never the dot of a hydrate. ``NaN`` is sodium nitride.
+
     Raises:
-        RecordError: If the text is no formula, or an amount is not positive.
+        RecordError: If the text is no formula, or no element has an amount.
     """
-    cleaned = re.sub(r"[\s_{}$]", "", text.translate(str.maketrans("[]₀₁₂₃₄₅₆₇₈₉", "()0123456789")))
+    cleaned = _CLUTTER.sub("", text.translate(_PLAIN))
     amounts: dict[int, float] = {}
-    for part in re.split(r"[·∙•*]", cleaned):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)?(.+)", part)
+    for part in _DOTS.split(cleaned):
+        match = _TERM.fullmatch(part)
         if not match:
             raise RecordError(f"{text[:60]!r} is no chemical formula")
-        factor = float(match[1] or 1)
-        _add(amounts, _group(text, match[2]), factor)
-    if any(not (math.isfinite(amount) and amount > 0) for amount in amounts.values()):
-        raise RecordError(f"{text[:60]!r} holds an amount that is not positive")
+        _add(amounts, _group(text, match[2]), float(match[1] or 1))
+    if not all(amount <= MOST for amount in amounts.values()):
+        raise RecordError(f"{text[:60]!r} holds an amount above {MOST:g}")
+    amounts = {number: amount for number, amount in amounts.items() if amount > 0}
+    if not amounts:
+        raise RecordError(f"{text[:60]!r} has no element with an amount above 0")
     return amounts
-
-
-_TOKEN = re.compile(r"(\()|(\))(\d*\.?\d*(?:[eE][-+]?\d+)?)|([A-Z][a-z]?)(\d*\.?\d*(?:[eE]-\d+)?)")
 
 
 def _group(whole: str, text: str) -> dict[int, float]:

@@ -7,9 +7,10 @@ import gzip
 import io
 import lzma
 import shutil
+import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
@@ -17,6 +18,11 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from epitaxy.errors import SourceError
+
+_ENDINGS = (
+    ".gz", ".bz2", ".xz", ".zip", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".xyz",
+    ".extxyz", ".db", ".lmdb",
+)  # fmt: skip
 
 BOMB_BYTES = 1 << 28
 """Size from which on a compressed file is checked for its ratio of expansion."""
@@ -30,7 +36,10 @@ def _open_zip(path: str) -> IO[bytes]:
     names = [name for name in archive.namelist() if not name.endswith("/")]
     if len(names) != 1:
         raise SourceError(f"{path} holds {len(names)} files, expected one; unpack it yourself")
-    return archive.open(names[0])
+    try:
+        return archive.open(names[0])
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or compressed by other means
+        raise SourceError(f"{path} cannot be unpacked: {error}") from error
 
 
 _OPENERS: dict[str, Callable[[str], Any]] = {
@@ -83,6 +92,9 @@ def open_text(path: str) -> Iterator[IO[str]]:
         ) from error
 
 
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+
+
 @contextmanager
 def open_bytes(path: str) -> Iterator[io.BufferedReader]:
     """Opens a file for reading, decompressed if its name says that it is compressed.
@@ -100,12 +112,12 @@ def open_bytes(path: str) -> Iterator[io.BufferedReader]:
             yield io.BufferedReader(_Guarded(path, packed), 1 << 20)
     except FileNotFoundError as error:
         raise SourceError(f"there is no file {path!r}") from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise SourceError(f"{path} is cut off or damaged: {error}") from error
     except IsADirectoryError as error:
         raise SourceError(f"{path} is a folder, expected a file") from error
-    except PermissionError as error:
-        raise SourceError(f"{path} may not be read: {error.strerror}") from error
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
 class _Guarded(io.RawIOBase):
@@ -123,10 +135,7 @@ class _Guarded(io.RawIOBase):
         chunk = self._stream.read(len(buffer))
         self._read += len(chunk)
         if self._read > self._limit:
-            raise SourceError(
-                f"{self._path} expands to more than {self._limit >> 20} MiB, over {BOMB_RATIO} "
-                "times its size: a decompression bomb? If it is not, decompress it yourself"
-            )
+            raise SourceError(_bomb(self._path, self._limit))
         buffer[: len(chunk)] = chunk
         return len(chunk)
 
@@ -150,6 +159,68 @@ def unpacked(path: str) -> Iterator[str]:
         yield str(plain)
 
 
+@contextmanager
+def unpacked_folder(path: str) -> Iterator[Path]:
+    """Gives the path of a folder: ``path`` itself, or what a tar or zip archive unpacks to.
+
+    Raises:
+        SourceError: If it is neither, damaged, or expands beyond reason or out of the folder.
+    """
+    source = Path(path)
+    if source.is_dir():
+        yield source
+        return
+    if not source.exists():
+        raise SourceError(f"there is no folder or archive {path!r}")
+    with TemporaryDirectory() as folder:
+        try:
+            if zipfile.is_zipfile(source):
+                _unpack_zip(source, folder)
+            else:
+                _unpack_tar(source, folder)
+        except (*_DAMAGED, tarfile.TarError, OSError, RuntimeError, ValueError) as error:
+            raise SourceError(
+                f"{path} is neither a folder nor a readable archive (tar, zip): {error}"
+            ) from error
+        yield Path(folder)
+
+
+def is_archive(path: str) -> bool:
+    """Whether ``path`` is a tar or zip archive."""
+    source = Path(path)
+    return source.is_file() and (zipfile.is_zipfile(source) or tarfile.is_tarfile(source))
+
+
+def _unpack_tar(source: Path, folder: str) -> None:
+    with tarfile.open(source) as archive:
+        _check_total(source, (member.size for member in archive))
+        archive.extractall(folder, filter="data")
+
+
+def _unpack_zip(source: Path, folder: str) -> None:
+    with zipfile.ZipFile(source) as archive:
+        _check_total(source, (member.file_size for member in archive.infolist()))
+        archive.extractall(folder)
+
+
+def _check_total(source: Path, sizes: Iterable[int]) -> None:
+    total, limit = 0, max(BOMB_BYTES, BOMB_RATIO * source.stat().st_size)
+    for size in sizes:
+        total += size
+        if total > limit:
+            raise SourceError(_bomb(str(source), limit))
+
+
+def _bomb(path: str, limit: int) -> str:
+    return (
+        f"{path} expands to more than {limit >> 20} MiB, over {BOMB_RATIO} times its size: a "
+        "decompression bomb? If it is not, unpack it yourself"
+    )
+
+
 def stem(path: str) -> str:
     """Returns the name of a file without folder and endings: ``a/b.xyz.gz`` → ``b``."""
-    return Path(path).name.split(".")[0]
+    name = Path(path).name
+    while Path(name).suffix.lower() in _ENDINGS and Path(name).stem:
+        name = Path(name).stem
+    return name

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from epitaxy.data.field_rule import FieldRule
-from epitaxy.data.sources.contract import Piece
+from epitaxy.data.sources.contract import BadRecord, Piece
 from epitaxy.data.sources.entries import EntrySource
 from epitaxy.data.sources.files import open_text, stem
 from epitaxy.data.sources.json_stream import walk, walk_lines
-from epitaxy.data.sources.structures import decode_arrays
-from epitaxy.errors import ConfigError
+from epitaxy.data.sources.paths import printable
+from epitaxy.errors import ConfigError, RecordError
 
 _LINES = (".jsonl", ".ndjson")
 
@@ -28,30 +28,49 @@ class JsonEntries(EntrySource):
     Args:
         fields: Label name to where it stands in an entry.
         levels: How deep the entries lie: 1 for the items of a list or an object, 2 for the items
-            of its items. Templates know the keys on the way as ``key`` (the last) and ``key0``,
-            ``key1``, ….
+            of its items, 0 if the file is one entry. Templates know the keys on the way as ``key``
+            (the last) and ``key0``, ``key1``, ….
+        under: Dotted path of the container, if it stands beside other things: ``data``.
+        lines: Whether there is one entry per line; ``.jsonl`` and ``.ndjson`` files have it so.
         **entry: How an entry is understood; see ``EntrySource``.
     """
 
-    def __init__(self, fields: Mapping[str, FieldRule], *, levels: int = 1, **entry: Any) -> None:
+    def __init__(
+        self,
+        fields: Mapping[str, FieldRule],
+        *,
+        levels: int = 1,
+        under: str = "",
+        lines: bool = False,
+        **entry: Any,
+    ) -> None:
         super().__init__(fields, **entry)
-        if levels < 1:
-            raise ConfigError(f"levels must be at least 1, got {levels}")
-        self._levels = levels
+        if levels < 0:
+            raise ConfigError(f"levels must be at least 0, got {levels}")
+        if lines and under:
+            raise ConfigError("a file with one entry per line has no container to look under")
+        self._levels, self._lines = levels, lines
+        self._under = tuple(under.split(".")) if under else ()
 
-    def pieces(self, uri: str) -> Iterator[Piece]:
+    def pieces(self, uri: str) -> Iterator[Piece | BadRecord]:
         """Yields the entries of a file; they are numbered from 0.
 
         Raises:
             SourceError: If the file is no JSON of entries, or is cut off.
         """
-        lines = any(suffix in _LINES for suffix in Path(uri).suffixes)
+        lines = self._lines or any(suffix in _LINES for suffix in Path(uri).suffixes)
         with open_text(uri) as stream:
-            entries = walk_lines(uri, stream) if lines else walk(uri, stream, self._levels)
+            entries = (
+                walk_lines(uri, stream) if lines else walk(uri, stream, self._levels, self._under)
+            )
             for number, (path, entry) in enumerate(entries):
+                named = printable(" ".join(key for key in path if isinstance(key, str)))
+                where = f"{uri}, entry {number}" + (f" ({named})" if named else "")
+                if isinstance(entry, RecordError):
+                    yield BadRecord(where, entry)
+                    continue
                 context = {"number": number, "row": number + 1, "file": stem(uri)}
                 context |= {f"key{level}": key for level, key in enumerate(path)}
-                context["key"] = path[-1]
-                named = [str(key) for key in path if isinstance(key, str)]
-                where = f"{uri}, entry {number}" + (f" ({' '.join(named)})" if named else "")
-                yield Piece(where, (context, decode_arrays(entry)))
+                if path:
+                    context["key"] = path[-1]
+                yield Piece(where, (context, entry))

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
-from epitaxy.errors import SourceError
+from epitaxy.data.sources.paths import printable
+from epitaxy.errors import RecordError, SourceError
 
 _CHUNK = 1 << 20
 _SPACE = " \t\r\n"
+_MARGIN = 16
+"""Characters at the end of what was read that may be the first part of something."""
 
 Path = tuple[str | int, ...]
 
 
-def walk(uri: str, stream: IO[str], levels: int = 1) -> Iterator[tuple[Path, Any]]:
+def walk(
+    uri: str, stream: IO[str], levels: int = 1, under: Sequence[str] = ()
+) -> Iterator[tuple[Path, Any]]:
     """Yields (keys, entry) of everything ``levels`` deep in nested lists and objects.
 
     ``levels=1`` gives the items of a list or of an object; ``levels=2`` those of an object of
-    objects, with both keys. Something that is no container where one is expected is an entry.
+    objects, with both keys; ``levels=0`` the whole. Something that is no container where one is
+    expected is an entry.
+
+    Args:
+        uri: The file, for messages.
+        stream: Its text.
+        levels: How deep the entries lie.
+        under: Keys that lead to the container of the entries; what stands beside it is passed over.
 
     Raises:
         SourceError: If the text is malformed or cut off; the message counts the entries before.
@@ -26,21 +38,51 @@ def walk(uri: str, stream: IO[str], levels: int = 1) -> Iterator[tuple[Path, Any
     reader = JsonReader(uri, stream)
     if reader.peek() not in ("[", "{"):
         raise reader.error("must hold a JSON list or object of entries")
-    yield from _walk(reader, levels, ())
+    yield from _under(reader, levels, tuple(under))
     if reader.peek():
-        raise reader.error("has more text after its end")
+        raise reader.error("has more text after its end (one entry per line? say lines: true)")
+
+
+def _under(reader: JsonReader, levels: int, under: tuple[str, ...]) -> Iterator[tuple[Path, Any]]:
+    if not under:
+        yield from _walk(reader, levels, ())
+        return
+    seen = []
+    if reader.peek() in ("[", "{"):
+        for key in reader.items():
+            if str(key) == under[0] and under[0] not in seen:
+                yield from _under(reader, levels, under[1:])
+            else:
+                reader.value()
+                reader.count -= 1
+            seen.append(str(key))
+    if under[0] not in seen:
+        raise SourceError(f"{reader.uri} has no {under[0]!r} to look under; {_keys(seen)}")
+
+
+def _keys(seen: Sequence[str]) -> str:
+    return f"there is {printable(', '.join(seen))}" if seen else "there are no keys"
 
 
 def walk_lines(uri: str, stream: IO[str]) -> Iterator[tuple[Path, Any]]:
-    """Yields (number,) and entry of a file with one JSON entry after another.
+    """Yields (number,) and entry, or what is wrong with it, of a file with one entry per line.
 
     Raises:
-        SourceError: If an entry is malformed or cut off.
+        SourceError: If the file ends inside an entry.
     """
-    reader = JsonReader(uri, stream)
-    while reader.peek():
-        number = reader.count
-        yield (number,), reader.value()
+    number = 0
+    while line := stream.readline():
+        if not line.strip():
+            continue
+        try:
+            yield (number,), json.loads(line)
+        except (ValueError, RecursionError) as error:
+            if not line.endswith("\n"):
+                raise SourceError(
+                    f"{uri} is malformed or cut off after {number} entries: {error}"
+                ) from error
+            yield (number,), RecordError(f"the line is no JSON: {error}")
+        number += 1
 
 
 def _walk(reader: JsonReader, levels: int, path: Path) -> Iterator[tuple[Path, Any]]:
@@ -69,7 +111,8 @@ class JsonReader:
     def error(self, what: str) -> SourceError:
         """Returns an error that says where in the file it happened."""
         here = self._buffer[self._at : self._at + 30]
-        return SourceError(f"{self.uri} {what}; after {self.count} entries it goes on {here!r}")
+        goes_on = f"it goes on {here!r}" if here else "it ends"
+        return SourceError(f"{self.uri} {what}; after {self.count} entries {goes_on}")
 
     def peek(self) -> str:
         """Returns the next character that is no space; empty at the end."""
@@ -115,18 +158,23 @@ class JsonReader:
         while True:
             try:
                 found, end = self._decoder.raw_decode(self._buffer, self._at)
-            except json.JSONDecodeError as error:  # most often: it goes on in the next chunk
-                if self._more():
+            except json.JSONDecodeError as error:
+                if self._may_go_on(error) and self._more():
                     continue
-                raise SourceError(
-                    f"{self.uri} is malformed or cut off after {self.count} entries: {error}"
-                ) from error
+                reason = str(error).partition(": line")[0]
+                raise self.error(f"is malformed or cut off: {reason}") from error
             except RecursionError as error:
                 raise self.error("is nested too deeply to be read") from error
+            except ValueError as error:  # a whole number of more digits than Python converts
+                raise self.error(f"holds a number that is too long: {error}") from error
             if end == len(self._buffer) and self._more():
                 continue  # a number may go on
             self._at = end
             return found
+
+    def _may_go_on(self, error: json.JSONDecodeError) -> bool:
+        """Whether more text could mend ``error``: it is at the end, or of a string without end."""
+        return error.pos > len(self._buffer) - _MARGIN or error.msg.startswith("Unterminated")
 
     def _more(self) -> bool:
         """Reads on; at least as much again, so that the work is linear for entries of any size."""

@@ -1,20 +1,25 @@
 """MatBench files: a table of structures (or compositions) and targets as pandas writes JSON.
 
-Read are the layout of the benchmark (``index``, ``columns``, ``data``), pandas' default (column →
-row → value) and a list of rows. The table is held in memory row by row where the layout allows.
+Read are the layout of the benchmark (``index``, ``columns``, ``data``: pandas' ``split``) and
+pandas' others: column → row → value, row → column → value, column → list, a list of rows, and a
+table with its schema. The benchmark's layout is read row by row, the others at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from epitaxy.data.field_rule import FieldRule
-from epitaxy.data.sources.contract import Piece
+from epitaxy.data.sources.contract import BadRecord, Piece
 from epitaxy.data.sources.entries import EntrySource
 from epitaxy.data.sources.files import open_text, stem
 from epitaxy.data.sources.json_stream import JsonReader
-from epitaxy.errors import SourceError
+from epitaxy.data.sources.paths import printable
+from epitaxy.errors import RecordError
+
+Row = tuple[Any, dict[str, Any] | RecordError]
+"""Name of a row in the file, and its cells by column or why there are none."""
 
 
 class MatbenchJson(EntrySource):
@@ -27,29 +32,37 @@ class MatbenchJson(EntrySource):
             calls its records ``mb-phonons-{row:04d}``.
     """
 
+    default_id = "{file}-{index}"
+
     def __init__(self, fields: Mapping[str, FieldRule], **entry: Any) -> None:
         super().__init__(fields, **entry)
 
-    def pieces(self, uri: str) -> Iterator[Piece]:
+    def pieces(self, uri: str) -> Iterator[Piece | BadRecord]:
         """Yields the rows of a table, numbered from 0.
 
         Raises:
-            SourceError: If the file has none of the three layouts, or is cut off.
+            SourceError: If the file has none of the layouts, or is cut off.
         """
+        wanted = {rule.key for rule in self._fields.values()}
+        wanted |= {name for name in (self._structure, self._composition) if name}
         with open_text(uri) as stream:
             reader = JsonReader(uri, stream)
-            rows = _rows(reader) if reader.peek() in ("{", "[") else None
-            if rows is None:
+            if reader.peek() not in ("{", "["):
                 raise reader.error("must hold a JSON table")
-            for number, (index, row) in enumerate(rows):
-                context = {"number": number, "index": index, "file": stem(uri)}
-                if isinstance(index, int) or str(index).isdecimal():
-                    context["index"] = int(index)
-                    context["row"] = int(index) + 1
-                yield Piece(f"{uri}, row {number} (index {index})", (context, row))
+            for number, (index, row) in enumerate(_rows(reader, wanted)):
+                where = f"{uri}, row {number} (index {printable(str(index), 40)})"
+                if isinstance(row, RecordError):
+                    yield BadRecord(where, row)
+                    continue
+                context = {"number": number, "row": number + 1, "index": index, "file": stem(uri)}
+                if str(index).isdecimal() and len(str(index)) < 19:
+                    context |= {"index": int(index), "row": int(index) + 1}
+                yield Piece(where, (context, row))
+            if reader.peek():
+                raise reader.error("has more text after its end")
 
 
-def _rows(reader: JsonReader) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _rows(reader: JsonReader, wanted: set[str]) -> Iterator[Row]:
     if reader.peek() == "[":
         for place in reader.items():
             yield place, reader.value()
@@ -63,45 +76,78 @@ def _rows(reader: JsonReader) -> Iterator[tuple[Any, dict[str, Any]]]:
             known[str(key)] = reader.value()
     if set(known) >= {"columns", "data"}:
         if known["data"] is not None:
-            index = known.get("index") or range(len(known["data"]))
-            _check_count(reader, index, len(known["data"]))
-            for name, values in zip(index, known["data"], strict=True):
-                yield name, _named(reader, known["columns"], values)
-        return
-    yield from _column_rows(reader, known)
+            yield from _held_rows(reader, known)
+    elif set(known) >= {"schema", "data"} and isinstance(known["data"], list):
+        yield from ((_index(place, row), row) for place, row in enumerate(known["data"]))
+    else:
+        yield from _unnamed_layout(reader, known, wanted)
 
 
-def _split_rows(
-    reader: JsonReader, index: list[Any], columns: list[str]
-) -> Iterator[tuple[Any, dict[str, Any]]]:
+def _index(place: int, row: Any) -> Any:
+    return row.get("index", place) if isinstance(row, Mapping) else place
+
+
+def _held_rows(reader: JsonReader, known: Mapping[str, Any]) -> Iterator[Row]:
+    """Yields the rows of the benchmark's layout with its keys in another order."""
+    data, index = known["data"], known.get("index")
+    if not isinstance(data, list):
+        raise reader.error("has 'data' that is no list")
+    index = list(range(len(data))) if index is None else index
+    _check_lists(reader, index, known["columns"])
+    _check_count(reader, index, len(data))
+    for name, values in zip(index, data, strict=True):
+        yield name, _named(known["columns"], values)
+
+
+def _split_rows(reader: JsonReader, index: Any, columns: Any) -> Iterator[Row]:
+    _check_lists(reader, index, columns)
     if reader.peek() != "[":
         raise reader.error("has 'data' that is no list")
     count = 0
-    for place in reader.items():
-        if int(place) >= len(index):
+    for count, _ in enumerate(reader.items(), 1):
+        if count > len(index):
             raise reader.error(f"has more rows than the {len(index)} of its index")
-        count += 1
-        yield index[int(place)], _named(reader, columns, reader.value())
+        yield index[count - 1], _named(columns, reader.value())
     _check_count(reader, index, count)
 
 
-def _check_count(reader: JsonReader, index: Any, count: int) -> None:
+def _check_lists(reader: JsonReader, index: Any, columns: Any) -> None:
+    for name, value in (("index", index), ("columns", columns)):
+        if not isinstance(value, list):
+            raise reader.error(f"has {name!r} that is no list")
+
+
+def _check_count(reader: JsonReader, index: Sequence[Any], count: int) -> None:
     if len(index) != count:
         raise reader.error(f"has {count} rows, but an index of {len(index)}")
 
 
-def _named(reader: JsonReader, columns: list[str], values: Any) -> dict[str, Any]:
+def _named(columns: Sequence[Any], values: Any) -> dict[str, Any] | RecordError:
     if not isinstance(values, list) or len(values) != len(columns):
-        raise reader.error(f"has a row that does not fit its columns {columns}")
-    return dict(zip(columns, values, strict=True))
+        count = len(values) if isinstance(values, list) else "no"
+        return RecordError(f"the row has {count} cells for {len(columns)} columns")
+    return dict(zip(map(str, columns), values, strict=True))
 
 
-def _column_rows(reader: JsonReader, known: dict[str, Any]) -> Iterator[tuple[Any, dict[str, Any]]]:
-    if not known or not all(isinstance(column, Mapping) for column in known.values()):
-        raise SourceError(
-            f"{reader.uri} is no table: expected index, columns and data, or one object per "
-            f"column; it has {', '.join(known)[:120]}"
+def _unnamed_layout(
+    reader: JsonReader, known: Mapping[str, Any], wanted: set[str]
+) -> Iterator[Row]:
+    """Yields the rows of a table that is an object of columns, or of rows."""
+    values = list(known.values())
+    lengths = {len(value) for value in values if isinstance(value, (list, Mapping))}
+    if values and all(isinstance(value, list) for value in values) and len(lengths) == 1:
+        for place in range(lengths.pop()):
+            yield place, {key: column[place] for key, column in known.items()}
+    elif values and all(isinstance(value, Mapping) for value in values):
+        if not wanted & set(known) and any(wanted & set(value) for value in values):
+            yield from known.items()  # an object of rows
+            return
+        names = {name: None for value in values for name in value}
+        for name in names:
+            yield name, {key: column.get(name) for key, column in known.items()}
+    else:
+        keys = printable(", ".join(known), 120) or "nothing"
+        raise reader.error(
+            "is no table: expected index, columns and data, or columns of one length; it has "
+            f"{keys}"
         )
-    names = list(next(iter(known.values())))
-    for name in names:
-        yield name, {key: column.get(name) for key, column in known.items()}

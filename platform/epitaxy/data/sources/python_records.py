@@ -10,7 +10,7 @@ from epitaxy.data.field_rule import FieldRule
 from epitaxy.data.sources.contract import BadRecord, Piece
 from epitaxy.data.sources.entries import EntrySource
 from epitaxy.data.sources.structures import from_pymatgen
-from epitaxy.errors import RecordError, SourceError
+from epitaxy.errors import EpitaxyError, RecordError, SourceError
 from epitaxy.graph.record import CrystalRecord
 
 
@@ -35,7 +35,7 @@ class PythonRecords(EntrySource):
         """Yields what the function yields, numbered from 0.
 
         Raises:
-            SourceError: If the function raises something other than an error of epitaxy.
+            SourceError: If the function fails other than by an error of epitaxy.
         """
         function = locate(self._function)
         try:
@@ -46,10 +46,11 @@ class PythonRecords(EntrySource):
                     yield Piece(where, (context, as_entry(item)))
                 except RecordError as error:
                     yield BadRecord(where, error)
-        except (TypeError, ValueError, LookupError, ArithmeticError, AttributeError) as error:
-            raise SourceError(
-                f"{self._function}({uri!r}) failed: {type(error).__name__}: {error}"
-            ) from error
+        except EpitaxyError:
+            raise
+        except Exception as error:  # it is not ours: anything may happen in it
+            reason = f"{type(error).__name__}: {error}"[:400]
+            raise SourceError(f"{self._function}({uri!r}) failed: {reason}") from error
 
     def record(self, piece: Piece) -> CrystalRecord:
         """Returns the record in a piece.
@@ -64,13 +65,16 @@ class PythonRecords(EntrySource):
 def as_entry(item: Any) -> Any:
     """Returns an ASE ``Atoms`` or a pymatgen structure as a dictionary; anything else as it is.
 
+    A pymatgen entry (``ComputedStructureEntry``) or whatever else has ``as_dict`` is what that
+    says.
+
     Raises:
         RecordError: If it is nothing that describes a crystal.
     """
     if isinstance(item, (CrystalRecord, Mapping)):
         return item
     if hasattr(item, "get_positions") and hasattr(item, "info"):
-        results = dict(getattr(item.calc, "results", {}) or {}) if item.calc is not None else {}
+        results = dict(getattr(item.calc, "results", {}) or {})
         return {**results, **item.arrays, **item.info} | {
             "numbers": item.numbers,
             "positions": item.positions,
@@ -78,7 +82,12 @@ def as_entry(item: Any) -> Any:
             "pbc": item.pbc,
         }
     if hasattr(item, "cart_coords") and hasattr(item, "species"):
-        return {**(getattr(item, "properties", None) or {}), **from_pymatgen(item)._asdict()}
+        properties = dict(getattr(item, "site_properties", None) or {})
+        properties |= getattr(item, "properties", None) or {}
+        return {**properties, **from_pymatgen(item)._asdict()}
+    found = item.as_dict() if hasattr(item, "as_dict") else None
+    if isinstance(found, Mapping):
+        return found
     raise RecordError(
         f"got a {type(item).__name__}, expected a CrystalRecord, Atoms, Structure or dictionary"
     )

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from epitaxy.data.sources.paths import find, first_present
+from epitaxy.data.sources.arrays import ARRAY_KEYS as ARRAY_KEYS
+from epitaxy.data.sources.arrays import (
+    Geometry,
+    cartesian,
+    decode_arrays,
+    literal,
+    parse_arrays,
+    read_cell,
+    read_flags,
+    read_lattice,
+    read_numbers,
+    vectors,
+)
 from epitaxy.errors import RecordError
 from epitaxy.graph.symbols import atomic_number
 
@@ -18,32 +30,11 @@ logger = logging.getLogger(__name__)
 
 _PREFIX = "Issues encountered while parsing CIF: "
 _HARMLESS = ("rounded to ideal values", "Skipping relative stoichiometry check")
-
-ARRAY_KEYS: dict[str, tuple[str, ...]] = {
-    "numbers": ("numbers", "atomic_numbers", "atomic_number", "Z", "z", "atom_types"),
-    "elements": ("elements", "species", "symbols", "atoms"),
-    "positions": ("positions", "pos", "cart_coords", "coords_cart", "xyz"),
-    "fractional": ("frac_coords", "fractional", "scaled_positions", "frac_pos", "coords_frac"),
-    "cell": ("cell", "lattice", "lattice_mat", "lattice_vectors", "box"),
-    "pbc": ("pbc", "periodic"),
-}
-"""Names under which structures given as bare arrays are usually found."""
-
-
-class Geometry(NamedTuple):
-    """A structure as arrays, in the order in which ``CrystalRecord`` takes them.
-
-    Attributes:
-        numbers: Atomic numbers, (atoms,).
-        positions: Cartesian, Å, (atoms, 3).
-        cell: Lattice vectors as rows, Å, (3, 3).
-        pbc: Whether each lattice vector is periodic, (3,).
-    """
-
-    numbers: np.ndarray
-    positions: np.ndarray
-    cell: np.ndarray
-    pbc: np.ndarray = np.ones(3, dtype=bool)
+_CIF = re.compile(r"^\s*data_|_cell[_.]length_a|_atom_site", re.IGNORECASE | re.MULTILINE)
+_AGREE = 0.01
+"""Å. Largest difference of a site's fractional and Cartesian coordinates."""
+_FULL = 1e-4
+"""Largest difference of an occupancy from one that is taken for rounding."""
 
 
 def parse_structure(
@@ -71,48 +62,35 @@ def parse_structure(
         return parse_arrays(value, arrays)
     if "lattice_mat" in value and "elements" in value:
         return parse_jarvis(value)
-    if "sites" in value:
+    sites = value.get("sites")
+    if isinstance(sites, list) and all(isinstance(site, Mapping) for site in sites):
         return parse_pymatgen(value)
     return parse_arrays(value, {})
 
 
 def _parse_text(text: str, where: str, notation: str) -> Geometry:
-    if notation == "json" or (not notation and text.lstrip()[:1] in ("{", "[")):
-        return _parse_json(text, where)
-    if notation == "poscar" or (not notation and "_cell_length_a" not in text):
-        return parse_poscar(text)
-    return parse_cif(text, where)
+    if not text.strip():
+        raise RecordError("the structure is empty text")
+    if not notation and text.lstrip()[0] in "{[":
+        notation = "json"
+    if notation == "json":
+        return parse_structure(_only_row(decode_arrays(literal(text))), where)
+    if notation == "cif" or (not notation and _CIF.search(text)):
+        return parse_cif(text, where)
+    return parse_poscar(text)
 
 
-def _parse_json(text: str, where: str) -> Geometry:
-    try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise RecordError(f"the structure is malformed JSON: {error}") from error
-    if isinstance(content, Mapping) and isinstance(content.get("1"), Mapping):
-        content = content["1"]  # a file that ase.io wrote: one row of a JSON database
-    return parse_structure(decode_arrays(content), where)
-
-
-def decode_arrays(value: Any) -> Any:
-    """Returns ``value`` with the arrays of ASE's JSON (``__ndarray__``) as arrays.
-
-    Raises:
-        RecordError: If an array's shape and data disagree.
-    """
-    if isinstance(value, Mapping):
-        if "__ndarray__" in value:
-            try:
-                shape, dtype, data = value["__ndarray__"]
-                return np.array(data, dtype=np.dtype(str(dtype))).reshape(shape)
-            except (TypeError, ValueError) as error:
-                raise RecordError(f"a JSON array is malformed: {error}") from error
-        if "__ase_objtype__" in value and "array" in value:
-            return decode_arrays(value["array"])
-        return {key: decode_arrays(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [decode_arrays(item) for item in value]
-    return value
+def _only_row(content: Any) -> Any:
+    """Returns the row of a JSON database of ASE, as ``Atoms.write`` makes one per structure."""
+    if not (isinstance(content, Mapping) and "ids" in content and "nextid" in content):
+        return content
+    rows = [row for row in content.values() if isinstance(row, Mapping) and "numbers" in row]
+    if len(rows) != 1:
+        raise RecordError(
+            f"the text is an ASE database of {len(rows)} structures, expected one; read the file "
+            "by epitaxy.data.sources.ase_db.AseDb"
+        )
+    return rows[0]
 
 
 def parse_cif(text: str, where: str) -> Geometry:
@@ -147,11 +125,23 @@ def parse_poscar(text: str) -> Geometry:
     """
     from pymatgen.io.vasp import Poscar
 
+    _check_counts(text)
     poscar, caught = _quietly("POSCAR", lambda: Poscar.from_str(text, default_names=None))
     invented = [line for line in caught if "Elements in POSCAR cannot be determined" in line]
     if invented:
         raise RecordError("the POSCAR has no line of element symbols (VASP 4): add one")
     return from_pymatgen(poscar.structure)
+
+
+def _check_counts(text: str) -> None:
+    """Refuses numbers of atoms that the text has no lines for, before anything is made of them."""
+    lines = text.splitlines()
+    for line in lines[5:30]:
+        words = line.split()
+        if words and all(word.isdecimal() for word in words):
+            if any(len(word) > 9 for word in words) or sum(map(int, words)) > len(lines):
+                raise RecordError(f"the POSCAR has {line.strip()[:40]} atoms, but fewer lines")
+            return
 
 
 def _quietly(kind: str, parse: Callable[[], Any]) -> tuple[Any, list[str]]:
@@ -175,15 +165,17 @@ def from_pymatgen(structure: Any) -> Geometry:
     Raises:
         RecordError: If a site is not fully occupied by one element.
     """
-    for site in structure:
-        if not site.is_ordered:
-            raise RecordError(f"a site is not fully occupied by one element: {site.species_string}")
-    numbers = np.array([site.specie.Z for site in structure])
-    positions = np.array(structure.cart_coords)
+    numbers = [
+        _one_element(index, [(kind.symbol, amount) for kind, amount in site.species.items()])
+        for index, site in enumerate(structure)
+    ]
+    positions = vectors("positions", np.array(structure.cart_coords))
     lattice = getattr(structure, "lattice", None)
     if lattice is None:
-        return Geometry(numbers, positions, np.zeros((3, 3)), np.zeros(3, dtype=bool))
-    return Geometry(numbers, positions, np.array(lattice.matrix), np.array(lattice.pbc))
+        pbc = np.zeros(3, dtype=bool)
+        return Geometry(np.array(numbers, dtype=np.int64), positions, np.zeros((3, 3)), pbc)
+    cell, pbc = read_cell(np.array(lattice.matrix)), np.array(lattice.pbc, dtype=bool)
+    return Geometry(np.array(numbers, dtype=np.int64), positions, cell, pbc)
 
 
 def parse_jarvis(atoms: Any) -> Geometry:
@@ -197,133 +189,85 @@ def parse_jarvis(atoms: Any) -> Geometry:
     if not isinstance(atoms, Mapping):
         raise RecordError(f"'atoms' is {str(atoms)[:60]!r}, expected a dictionary")
     for key in ("lattice_mat", "coords", "elements"):
-        if key not in atoms:
-            raise RecordError(f"'atoms' has no {key!r}, only {', '.join(sorted(atoms))}")
-    numbers = _numbers(atoms["elements"])
-    cell = _array("lattice_mat", atoms["lattice_mat"], (3, 3))
-    coordinates = _array("coords", atoms["coords"], (-1, 3))
-    return Geometry(numbers, coordinates if atoms.get("cartesian") else coordinates @ cell, cell)
+        if atoms.get(key) is None:
+            raise RecordError(f"'atoms' has no {key!r}, only {', '.join(map(str, atoms))[:200]}")
+    cell = read_cell(atoms["lattice_mat"])
+    coordinates = vectors("coords", atoms["coords"])
+    if atoms.get("cartesian") is None or not read_flags(atoms["cartesian"])[0]:
+        coordinates = cartesian(coordinates, cell)
+    return Geometry(read_numbers(atoms["elements"]), coordinates, cell)
 
 
 def parse_pymatgen(structure: Mapping[str, Any]) -> Geometry:
     """Returns the crystal in the dictionary of a pymatgen ``Structure``, of any version.
 
     Raises:
-        RecordError: If a key is missing or a site is not fully occupied by one element.
+        RecordError: If a key is missing, a site is not fully occupied by one element, or its
+            fractional and Cartesian coordinates contradict each other.
     """
-    lattice = structure.get("lattice")
-    cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
-    if lattice is not None:
-        cell = _lattice(lattice)
-        flags = lattice.get("pbc") if isinstance(lattice, Mapping) else None
-        pbc = np.ones(3, dtype=bool) if flags is None else np.array(flags, dtype=bool)
-    sites = structure["sites"]
+    lattice, sites = structure.get("lattice"), structure["sites"]
     if not isinstance(sites, (list, tuple)) or not all(isinstance(s, Mapping) for s in sites):
         raise RecordError("'sites' must be a list of dictionaries")
     numbers = np.array([_species(index, site) for index, site in enumerate(sites)], dtype=np.int64)
-    if all("xyz" in site for site in sites):
-        positions = _array("xyz", [site["xyz"] for site in sites], (-1, 3))
-    elif all("abc" in site for site in sites):
-        positions = _array("abc", [site["abc"] for site in sites], (-1, 3)) @ cell
-    else:
-        raise RecordError("a site has neither 'xyz' nor 'abc'")
-    return Geometry(numbers, positions, cell, pbc)
+    cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
+    if lattice is not None:
+        cell = read_lattice(lattice)
+        flags = lattice.get("pbc") if isinstance(lattice, Mapping) else None
+        pbc = np.ones(3, dtype=bool) if flags is None else read_flags(flags)
+    return Geometry(numbers, _site_positions(sites, cell), cell, pbc)
 
 
-def _lattice(lattice: Any) -> np.ndarray:
-    if not isinstance(lattice, Mapping):
-        return _array("lattice", lattice, (3, 3))
-    if "matrix" in lattice:
-        return _array("lattice.matrix", lattice["matrix"], (3, 3))
-    from pymatgen.core import Lattice
-
-    try:
-        sizes = [float(lattice[key]) for key in ("a", "b", "c", "alpha", "beta", "gamma")]
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecordError("'lattice' has neither a matrix nor lengths and angles") from error
-    return np.array(Lattice.from_parameters(*sizes).matrix)
+def _site_positions(sites: Sequence[Mapping[str, Any]], cell: np.ndarray) -> np.ndarray:
+    found = {
+        key: vectors(key, [site[key] for site in sites])
+        for key in ("abc", "xyz")
+        if all(site.get(key) is not None for site in sites)
+    }
+    if "abc" not in found or not cell.any():
+        if "xyz" not in found:
+            raise RecordError("a site has neither 'abc' with a lattice nor 'xyz'")
+        return found["xyz"]
+    positions = cartesian(found["abc"], cell)
+    if "xyz" in found:
+        difference = positions - found["xyz"]
+        difference -= np.round(difference @ np.linalg.pinv(cell)) @ cell  # of the same cell or not
+        worst = np.abs(difference).max(initial=0)
+        if worst > _AGREE:
+            raise RecordError(
+                f"'abc' and 'xyz' of a site are {worst:.3g} Å apart: one of them, or the lattice, "
+                "was changed without the other"
+            )
+    return positions
 
 
 def _species(index: int, site: Mapping[str, Any]) -> int:
     species = site.get("species")
     if species is None:
-        return atomic_number(str(site.get("label", "")))
+        species = site.get("label", "")
     if isinstance(species, Mapping):
         species = [{"element": element, "occu": occu} for element, occu in species.items()]
-    if not isinstance(species, Sequence) or isinstance(species, str) or not len(species):
-        return atomic_number(str(species))
-    first = species[0] if isinstance(species[0], Mapping) else {"element": species[0]}
-    if len(species) > 1 or abs(float(first.get("occu", 1.0)) - 1.0) > 1e-6:
-        text = ", ".join(f"{s.get('element')}:{s.get('occu')}" for s in species)
-        raise RecordError(f"site {index} is not fully occupied by one element: {text}")
-    return atomic_number(str(first["element"]))
+    if isinstance(species, str):
+        species = [species]
+    if not isinstance(species, (list, tuple)) or not species:
+        raise RecordError(f"site {index} has species {str(species)[:60]!r}, expected a list")
+    pairs = []
+    for kind in species:
+        kind = kind if isinstance(kind, Mapping) else {"element": kind, "occu": 1.0}
+        try:
+            occupancy = float(kind.get("occu", 1.0))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise RecordError(f"site {index}: 'occu' is {str(kind.get('occu'))[:40]!r}") from error
+        pairs.append((str(kind.get("element", "")), occupancy))
+    return _one_element(index, pairs)
 
 
-def parse_arrays(value: Mapping[str, Any], names: Mapping[str, str]) -> Geometry:
-    """Returns the structure given as bare arrays, under ``names`` or those of ``ARRAY_KEYS``.
-
-    Lists, numpy arrays and whatever else numpy reads are fine, with an axis of length one too
-    many, as batches of one have it. Without a cell nothing is periodic; without ``pbc`` everything
-    that has a lattice vector is.
-
-    Raises:
-        RecordError: If numbers or positions are absent, or shapes make no sense.
-    """
-    for name in names:
-        if name not in ARRAY_KEYS:
-            raise RecordError(f"arrays: {name!r} is none of {', '.join(ARRAY_KEYS)}")
-
-    def get(name: str) -> Any:
-        if name in names:
-            return find(value, names[name])
-        return first_present(value, ARRAY_KEYS[name])
-
-    raw_cell, raw_pbc = get("cell"), get("pbc")
-    cell = np.zeros((3, 3)) if raw_cell is None else _cell(raw_cell)
-    numbers = _numbers(get("numbers") if get("numbers") is not None else get("elements"))
-    positions, fractional = get("positions"), get("fractional")
-    if positions is not None and "fractional" not in names:
-        positions = _array("positions", positions, (-1, 3))
-    elif fractional is not None:
-        positions = _array("fractional", fractional, (-1, 3)) @ cell
-    else:
-        raise RecordError(
-            f"the structure has no positions, only {', '.join(map(str, list(value)[:20]))}; name "
-            "them in the source's arrays (positions or fractional)"
-        )
-    pbc = cell.any(1) if raw_pbc is None else np.asarray(raw_pbc, dtype=bool).reshape(-1)
-    if pbc.shape not in ((1,), (3,)):
-        raise RecordError(f"'pbc' has {pbc.size} entries, expected three")
-    return Geometry(numbers, positions, cell, np.broadcast_to(pbc, (3,)))
-
-
-def _cell(raw: Any) -> np.ndarray:
-    if isinstance(raw, Mapping):
-        return _lattice(raw)
-    array = _array("cell", raw, None)
-    if array.size == 3:
-        return np.diag(array.reshape(3))
-    return _array("cell", array, (3, 3))
-
-
-def _numbers(raw: Any) -> np.ndarray:
-    if raw is None:
-        raise RecordError(
-            "the structure names no elements; name them in the source's arrays (numbers or "
-            "elements)"
-        )
-    values = list(np.asarray(raw).reshape(-1).tolist())
-    if all(isinstance(value, str) for value in values):
-        return np.array([atomic_number(value) for value in values], dtype=np.int64)
-    numbers = _array("numbers", values, (-1,))
-    if np.any(numbers != np.round(numbers)):
-        raise RecordError("an atomic number is no whole number")
-    return numbers.astype(np.int64)
-
-
-def _array(name: str, raw: Any, shape: tuple[int, ...] | None) -> np.ndarray:
+def _one_element(index: int, pairs: Sequence[tuple[str, float]]) -> int:
+    """Returns the element that fills a site; its ions may share it (``Fe2+:0.5, Fe3+:0.5``)."""
     try:
-        array = np.asarray(raw, dtype=np.float64)
-        return array if shape is None else array.reshape(shape)
-    except (TypeError, ValueError) as error:
-        raise RecordError(f"{name!r} has a wrong form: {error}") from error
+        numbers = {atomic_number(symbol) for symbol, _ in pairs}
+    except RecordError as error:
+        raise RecordError(f"site {index}: {error}") from error
+    if len(numbers) == 1 and abs(sum(occupancy for _, occupancy in pairs) - 1) <= _FULL:
+        return numbers.pop()
+    text = ", ".join(f"{symbol}:{occupancy:g}" for symbol, occupancy in pairs)
+    raise RecordError(f"site {index} is not fully occupied by one element: {text[:100]}")

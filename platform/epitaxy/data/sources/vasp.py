@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from xml.etree.ElementTree import ParseError
-
-import numpy as np
 
 from epitaxy.data.field_rule import FieldRule
 from epitaxy.data.sources.contract import BadRecord, Piece
 from epitaxy.data.sources.entries import EntrySource
-from epitaxy.data.sources.files import unpacked
+from epitaxy.data.sources.files import is_archive, open_bytes, unpacked, unpacked_folder
+from epitaxy.data.sources.outcar import OutcarReader
 from epitaxy.data.sources.structures import from_pymatgen
 from epitaxy.errors import RecordError, SourceError
-from epitaxy.units import GPA_PER_EV_A3
 
 _RUNS, _LOGS = "vasprun*.xml*", "OUTCAR*"
-_KBAR_PER_EV_A3 = 10 * GPA_PER_EV_A3
+
+Step = tuple[dict[str, Any], bool]
+"""Entry of an ionic step, and whether its electrons converged."""
 
 
 class VaspRuns(EntrySource):
-    """Reads ``vasprun.xml`` files (by pymatgen) and, where there is none, ``OUTCAR`` (by ASE).
+    """Reads ``vasprun.xml`` files (by pymatgen) and, where there is none, ``OUTCAR``.
 
     An entry has the structure, ``energy`` (the free energy, which belongs to the forces),
     ``energy_sigma0`` (extrapolated to zero smearing), ``forces`` and ``stress`` (kbar, compression
@@ -46,32 +47,48 @@ class VaspRuns(EntrySource):
     def pieces(self, uri: str) -> Iterator[Piece | BadRecord]:
         """Yields the ionic steps of every calculation, folders in alphabetical order.
 
+        A file that is cut off gives its complete steps and then a bad record.
+
         Raises:
             SourceError: If there is no calculation.
         """
         number = 0
-        for path, name in _calculations(uri):
-            try:
-                steps = _outcar_steps(path) if path.name.startswith("OUTCAR") else _steps(path)
-            except RecordError as error:
-                yield BadRecord(str(path), error)
-                continue
-            for step, (entry, converged) in enumerate(steps):
-                where = f"{path}, step {step}"
-                if self._converged_only and not converged:
-                    text = "the electrons did not converge (converged_only: false takes it anyway)"
-                    yield BadRecord(where, RecordError(text))
-                else:
-                    context = {"number": number, "row": number + 1, "file": name}
-                    yield Piece(where, (context, {**entry, "step": step, "run": name}))
-                number += 1
+        with _root(uri) as root:
+            for path, name in _calculations(uri, root):
+                place = uri if path == root else f"{uri}: {path.relative_to(root).as_posix()}"
+                steps = _log_steps(path) if path.name.startswith("OUTCAR") else _run_steps(path)
+                step = 0
+                try:
+                    for step, (entry, converged) in enumerate(steps):
+                        context = {"number": number, "row": number + 1, "file": name}
+                        entry |= {"step": step, "run": name}
+                        yield self._piece(f"{place}, step {step}", (context, entry), converged)
+                        number += 1
+                except (RecordError, SourceError) as error:
+                    yield BadRecord(f"{place}, after step {step}", error)
+                    number += 1
+
+    def _piece(self, where: str, content: Any, converged: bool) -> Piece | BadRecord:
+        if converged or not self._converged_only:
+            return Piece(where, content)
+        text = "the electrons did not converge (converged_only: false takes it anyway)"
+        return BadRecord(where, RecordError(text))
 
 
-def _calculations(uri: str) -> Iterator[tuple[Path, str]]:
-    root = Path(uri)
-    if not root.exists():
+@contextmanager
+def _root(uri: str) -> Iterator[Path]:
+    if not Path(uri).exists():
         raise SourceError(f"there is no folder {uri!r}")
+    if is_archive(uri):
+        with unpacked_folder(uri) as folder:
+            yield folder
+    else:
+        yield Path(uri)
+
+
+def _calculations(uri: str, root: Path) -> Iterator[tuple[Path, str]]:
     files = [root] if root.is_file() else sorted({*root.rglob(_RUNS), *root.rglob(_LOGS)})
+    files = [path for path in files if path.is_file()]
     with_run = {path.parent for path in files if not path.name.startswith("OUTCAR")}
     chosen = [p for p in files if not (p.name.startswith("OUTCAR") and p.parent in with_run)]
     if not chosen:
@@ -79,64 +96,50 @@ def _calculations(uri: str) -> Iterator[tuple[Path, str]]:
     for path in chosen:
         alone = sum(other.parent == path.parent for other in chosen) == 1
         inside = path.parent if alone and root.is_dir() else path
-        name = inside.relative_to(root).as_posix() if inside != root else root.name
+        name = inside.relative_to(root).as_posix() if inside != root else Path(uri).name
         yield path, name
 
 
-def _steps(path: Path) -> list[tuple[dict[str, Any], bool]]:
-    from pymatgen.io.vasp import Vasprun
+def _run_steps(path: Path) -> Iterator[Step]:
+    from pymatgen.io.vasp import Vasprun  # takes a second to import
 
     try:
-        with unpacked(str(path)) as plain, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            run = Vasprun(plain, parse_dos=False, parse_eigen=False, parse_potcar_file=False)
-    except ParseError as error:
-        raise RecordError(f"the file is cut off or damaged: {error}") from error
+        with unpacked(str(path)) as plain, warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run = Vasprun(
+                plain,
+                parse_dos=False,
+                parse_eigen=False,
+                parse_potcar_file=False,
+                exception_on_bad_xml=False,
+            )
+            limit = int(run.parameters.get("NELM", 0) or 0)
+    except SourceError:
+        raise
     except Exception as error:  # whatever a half-written file makes the parser raise
         reason = str(error).partition("\n")[0][:200]
         raise RecordError(f"the file cannot be read: {type(error).__name__}: {reason}") from error
-    limit = int(run.parameters.get("NELM", 0) or 0)
-    steps = []
     for step in run.ionic_steps:
-        converged = not limit or len(step["electronic_steps"]) < limit
-        steps.append((_entry(step), converged))
-    return steps
+        yield _run_entry(step), not limit or len(step["electronic_steps"]) < limit
+    if any("XML is malformed" in str(warning.message) for warning in caught) or not run.ionic_steps:
+        count = len(run.ionic_steps)
+        raise RecordError(f"the file is cut off or damaged after {count} ionic steps")
 
 
-def _entry(step: Mapping[str, Any]) -> dict[str, Any]:
-    geometry = from_pymatgen(step["structure"])
+def _run_entry(step: Mapping[str, Any]) -> dict[str, Any]:
+    if step.get("structure") is None:
+        raise RecordError("an ionic step has no structure")
     electronic = step["electronic_steps"][-1] if step["electronic_steps"] else {}
-    entry = geometry._asdict() | {
-        "energy": step.get("e_fr_energy", electronic.get("e_fr_energy")),
-        "energy_sigma0": step.get("e_0_energy", electronic.get("e_0_energy")),
-    }
+    free, zero = electronic.get("e_fr_energy"), electronic.get("e_0_energy")
+    energy = step.get("e_fr_energy", free)
+    entry = from_pymatgen(step["structure"])._asdict() | {"energy": energy, "energy_sigma0": None}
+    if energy is not None and free is not None and zero is not None:
+        # VASP fills e_0_energy of the ionic step with another quantity, and its electronic steps
+        # lack the dispersion correction: so the difference there is added here.
+        entry["energy_sigma0"] = energy + (zero - free)
     return entry | {name: step[name] for name in ("forces", "stress") if step.get(name) is not None}
 
 
-def _outcar_steps(path: Path) -> list[tuple[dict[str, Any], bool]]:
-    from ase.io import read
-
-    try:
-        with unpacked(str(path)) as plain:
-            frames = read(plain, index=":", format="vasp-out")
-    except Exception as error:  # whatever a half-written file makes the parser raise
-        reason = str(error).partition("\n")[0][:200]
-        raise RecordError(f"the file cannot be read: {type(error).__name__}: {reason}") from error
-    return [(_frame_entry(atoms), bool(atoms.calc.converged)) for atoms in frames]
-
-
-def _frame_entry(atoms: Any) -> dict[str, Any]:
-    results = dict(atoms.calc.results)
-    entry = {
-        "numbers": atoms.numbers,
-        "positions": atoms.positions,
-        "cell": np.array(atoms.cell),
-        "pbc": atoms.pbc,
-        "energy": results.get("free_energy"),
-        "energy_sigma0": results.get("energy"),
-        "forces": results.get("forces"),
-    }
-    if results.get("stress") is not None:  # back to VASP's own unit and sign
-        xx, yy, zz, yz, xz, xy = -np.array(results["stress"]) * _KBAR_PER_EV_A3
-        entry["stress"] = np.array([[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]])
-    return {name: value for name, value in entry.items() if value is not None}
+def _log_steps(path: Path) -> Iterator[Step]:
+    with open_bytes(str(path)) as stream:
+        yield from OutcarReader(io.TextIOWrapper(stream, encoding="utf-8", errors="replace"))
