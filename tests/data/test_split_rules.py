@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from epitaxy.data.split_rules import (
+    cluster_keys,
     find_rows,
     leaking_groups,
     rows_by_rule,
@@ -124,6 +125,7 @@ def test_formulas_are_reduced_by_their_greatest_common_divisor(columns):
     assert units[0] == units[1]
     assert units[2] == units[3]
     assert len(set(units.tolist())) == 4
+    assert units[:5].tolist() == ["ClNa", "ClNa", "O2Si", "O2Si", "OSi"]
     systems = units_of(data, "chemical_system").tolist()
     assert systems == ["Cl-Na", "Cl-Na", "O-Si", "O-Si", "O-Si", "Cl-K"]
 
@@ -199,7 +201,11 @@ def test_time_deals_the_earliest_to_train_and_the_latest_to_test(columns):
         ({"by": "time", "time": "yaer"}, ConfigError, r"split\.time=yaer .*did you mean 'year'"),
         ({"by": "time", "time": "year"}, PlanError, r"1 of 3 records have no 'year'.*'b'.*fill"),
         ({"by": "group", "time": "year"}, ConfigError, r"for split\.by=time, not by=group"),
-        ({"by": "structure"}, ConfigError, "no clusters were given; use split.by=formula"),
+        (
+            {"by": "structure"},
+            ConfigError,
+            r"no clusters were given\. Store .*use split\.by=formula",
+        ),
         ({"by": "structure", "keys": np.array(["x"])}, ConfigError, r"each of 3 records.*\(1,\)"),
         ({"by": "record", "keys": np.array(["x"] * 3)}, ConfigError, "by=record takes no keys"),
     ],
@@ -208,6 +214,14 @@ def test_what_a_rule_lacks_is_said(columns, rule, error, message):
     data = columns(["a", "b", "c"], year=[2000, np.nan, 2001])
     with pytest.raises(error, match=message):
         rows_by_rule(data, **rule)
+
+
+def test_clusters_are_named_by_their_first_id_whatever_the_order():
+    ids = np.array(["b", "a", "d", "c", "e"])
+    keys = cluster_keys(ids, [np.array([0, 2]), np.array([3, 4])])
+    assert keys.tolist() == ["b", "a", "b", "c", "c"]
+    again = cluster_keys(ids[::-1], [np.array([0, 1]), np.array([2, 4])])
+    assert again[::-1].tolist() == keys.tolist()
 
 
 def test_given_keys_keep_duplicates_together(columns):

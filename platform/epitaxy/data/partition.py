@@ -60,11 +60,8 @@ def make_plans(
         PlanError: If a split ends empty or names unknown ids.
     """
     dealt = make_split(dataset, **split)
-    excludes = [
-        identity
-        for file in exclude_files(filter.get("exclude"))
-        for identity in read_exclude_list(Path(file))
-    ]
+    files = exclude_files(filter.get("exclude"))
+    excludes = [name for file in files for name in read_exclude_list(Path(file))]
     unknown = unknown_excludes(dataset.ids, excludes)
     rules = {**filter, "exclude": excludes, "num_atoms": dataset.num_atoms}
     rules |= {"largest": _largest(dataset, filter), "heaviest": _heaviest(dataset, filter)}

@@ -7,7 +7,7 @@ No rule reads a record: ids, groups, compositions and scalar labels stand in the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import Protocol
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float64, Int64
 
 from epitaxy.errors import ConfigError, PlanError, closest
 from epitaxy.graph.labels import LabelTable
-from epitaxy.graph.symbols import SYMBOLS, reduced_formula
+from epitaxy.graph.symbols import SYMBOLS
 
 SPLITS = ("train", "val", "test")
 RULES = ("group", "record", "formula", "chemical_system", "structure", "time")
@@ -28,6 +28,8 @@ SAMPLE = 5
 """Ids quoted in a message; reports give the full count."""
 
 _BLOCK = 65_536
+_ALPHABETICAL = np.argsort(SYMBOLS)
+_SORTED_SYMBOLS = [SYMBOLS[number] for number in _ALPHABETICAL]
 
 Rows = Int64[np.ndarray, " records"]
 
@@ -131,14 +133,33 @@ def units_of(
     if by == "structure":
         raise ConfigError(
             "split.by=structure needs to know which records are duplicates of each other, and no "
-            "clusters were given; use split.by=formula, which keeps every duplicate together"
+            "clusters were given. Store such a split once with the data set and use it by "
+            "split.name, or use split.by=formula, which keeps every duplicate together"
         )
     if by == "time":
         return _dates(data, time)
     if by in ("group", "record"):
         return data.groups if by == "group" else data.ids
-    name = _formula if by == "formula" else _chemical_system
-    return np.array([text for block in compositions(data) for text in _named(block, name)])
+    named = _formulas if by == "formula" else _chemical_systems
+    texts = [text for block in compositions(data) for text in named(block)]
+    return np.array(texts, dtype=np.str_)
+
+
+def cluster_keys(ids: np.ndarray, clusters: Iterable[np.ndarray]) -> np.ndarray:
+    """Returns the keys of ``by="structure"``, (records,) of str.
+
+    Args:
+        ids: Record ids, (records,).
+        clusters: Rows of records that are duplicates of each other; a row is in one at most.
+
+    Returns:
+        For each record the first id, in alphabetical order, of its cluster: the same whatever the
+        order of the data set. A record without duplicates is a cluster of its own.
+    """
+    keys = np.array(ids, dtype=np.str_)
+    for rows in clusters:
+        keys[rows] = min(ids[rows].tolist())
+    return keys
 
 
 def compositions(data: Columns) -> Iterator[Int64[np.ndarray, "block 119"]]:
@@ -228,21 +249,27 @@ def _dates(data: Columns, time: str | None) -> Float64[np.ndarray, " records"]:
     return values
 
 
-def _named(
-    counts: Int64[np.ndarray, "block 119"], name: Callable[[Mapping[int, int]], str]
+def _formulas(counts: Int64[np.ndarray, "block 119"]) -> list[str]:
+    divisors = np.maximum(np.gcd.reduce(counts, axis=1, keepdims=True), 1)
+    return _joined(
+        counts // divisors, "", lambda symbol, count: f"{symbol}{count}" if count > 1 else symbol
+    )
+
+
+def _chemical_systems(counts: Int64[np.ndarray, "block 119"]) -> list[str]:
+    return _joined(counts, "-", lambda symbol, _: symbol)
+
+
+def _joined(
+    counts: Int64[np.ndarray, "block 119"], between: str, name: Callable[[str, int], str]
 ) -> list[str]:
-    rows, numbers = np.nonzero(counts)
+    """Returns the names of each record's elements in alphabetical order, put together."""
+    ordered = counts[:, _ALPHABETICAL]
+    rows, places = np.nonzero(ordered)
+    symbols = [_SORTED_SYMBOLS[place] for place in places.tolist()]
+    parts = list(map(name, symbols, ordered[rows, places].tolist()))
     bounds = np.searchsorted(rows, np.arange(len(counts) + 1)).tolist()
-    pairs = list(zip(numbers.tolist(), counts[rows, numbers].tolist(), strict=True))
-    return [name(dict(pairs[start:stop])) for start, stop in pairwise(bounds)]
-
-
-def _formula(counts: Mapping[int, int]) -> str:
-    return reduced_formula(counts)
-
-
-def _chemical_system(counts: Mapping[int, int]) -> str:
-    return "-".join(sorted(SYMBOLS[number] for number in counts))
+    return [between.join(parts[start:stop]) for start, stop in pairwise(bounds)]
 
 
 def _wanted_sizes(

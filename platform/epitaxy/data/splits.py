@@ -105,10 +105,8 @@ def make_split(
         stored = load_split(dataset, name)
         return Split(stored.rows, {"ids": _digest(dataset.ids, stored.rows)})
     if file is not None:
-        if missing not in MISSING:
-            raise ConfigError(f"split.missing is {missing!r}; {closest(missing, MISSING)}")
         lists = read_id_lists(Path(file), fold=fold, task=task)
-        split = _split_by_lists(dataset, lists, f"split file {file}", skip=missing == "skip")
+        split = _split_by_lists(dataset, lists, f"split file {file}", missing)
         if lists.needs_val:
             units = _units_to_carve(dataset, by, keys)
             split = _carve_val(dataset, split, units, val_fraction, seed)
@@ -117,11 +115,8 @@ def make_split(
         dataset, by=by, fractions=fractions, sizes=sizes, seed=seed, time=time, keys=keys
     )
     identity: dict[str, Any] = {"by": by, "fractions": fractions, "sizes": sizes, "seed": seed}
-    if time is not None:
-        identity["time"] = time
-    if keys is not None:
-        pairs = sorted(zip(dataset.ids.tolist(), np.asarray(keys).tolist(), strict=True))
-        identity["keys"] = digest_of(json.dumps(pairs))
+    identity |= {} if time is None else {"time": time}
+    identity |= {} if keys is None else {"keys": _digest_of_keys(dataset.ids, keys)}
     return Split(rows, identity)
 
 
@@ -155,10 +150,12 @@ def _check_sources(file: object, name: object, of_file: Mapping[str, object]) ->
             )
 
 
-def _split_by_lists(data: Columns, lists: IdLists, where: str, *, skip: bool) -> Split:
+def _split_by_lists(data: Columns, lists: IdLists, where: str, if_missing: str) -> Split:
+    if if_missing not in MISSING:
+        raise ConfigError(f"split.missing is {if_missing!r}; {closest(if_missing, MISSING)}")
     rows, missing = {}, {}
     for name, listed in lists.lists.items():
-        if skip:
+        if if_missing == "skip":
             found, missing[name] = find_rows(data.ids, listed)
         else:
             remedy = " split.missing=skip leaves them out and counts them"
@@ -208,3 +205,8 @@ def _carve_val(data: Columns, split: Split, units: np.ndarray, fraction: float, 
 def _digest(ids: np.ndarray, rows: Mapping[str, Rows]) -> str:
     lists = {name: sorted(ids[rows[name]].tolist()) for name in SPLITS}
     return digest_of(json.dumps(lists, sort_keys=True))
+
+
+def _digest_of_keys(ids: np.ndarray, keys: np.ndarray) -> str:
+    pairs = sorted(zip(ids.tolist(), np.asarray(keys).tolist(), strict=True))
+    return digest_of(json.dumps(pairs))
