@@ -1,5 +1,6 @@
 """What ``split.*`` gives: rules, files, folds and stored splits through one door."""
 
+import gzip
 import json
 import logging
 
@@ -110,6 +111,35 @@ def test_the_folds_of_a_benchmark(data, folds):
         assert split.missing["train"] == [f"held-out-{k}"]
         tests += data.ids[split.rows["test"]].tolist()
     assert sorted(tests) == IDS, "every record is tested once"
+
+
+def test_the_folds_of_a_part_of_a_benchmark(columns, data_dir, tmp_path):
+    """1138 of the 1265 phonon crystals are here; five folds are made over all of them."""
+    with gzip.open(data_dir / "matbench" / "matbench_phonons.json.gz") as stream:
+        index = json.load(stream)["index"]
+    data = columns([f"mb-phonons-{row + 1:04d}" for row in index])
+    everyone = np.array([f"mb-phonons-{row + 1:04d}" for row in range(1265)])
+    fold_of = np.random.default_rng(0).permutation(1265) % 5
+    folds = {
+        f"fold_{k}": {
+            "train": everyone[fold_of != k].tolist(),
+            "test": everyone[fold_of == k].tolist(),
+        }
+        for k in range(5)
+    }
+    file = written(tmp_path, {"metadata": {}, "splits": {"matbench_phonons": folds}})
+    with pytest.raises(PlanError, match=r"names \d+ ids that the data set does not have"):
+        make_split(data, file=file, fold=0)
+    tested = []
+    for k in range(5):
+        split = make_split(data, file=file, fold=k, missing="skip", by="record")
+        sizes = {name: len(rows) for name, rows in split.rows.items()}
+        assert sum(sizes.values()) == 1138
+        assert sum(entry["count"] for entry in split.missing_report().values()) == 127
+        assert sizes["val"] == round(0.1 * (sizes["train"] + sizes["val"]))
+        assert set(data.ids[split.rows["test"]].tolist()) <= set(folds[f"fold_{k}"]["test"])
+        tested += split.rows["test"].tolist()
+    assert sorted(tested) == list(range(1138))
 
 
 def test_the_validation_part_of_a_fold(data, folds):
