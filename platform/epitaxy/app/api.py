@@ -8,6 +8,7 @@ stands for the reserved word.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_READERS = 8
+"""Processes that parse source files unless told otherwise."""
 REGISTRY_ACTIONS = ("list", "show", "publish", "pull", "alias", "verify")
 
 
@@ -42,19 +45,39 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
     source = config["source"]
     named = source if isinstance(source, list) else str(source or "").split(",")
     uri = ",".join(absolute(str(part)) if part else "" for part in named)
+    out = absolute_output(str(config["out"]), "out")
     try:
-        return convert(
+        manifest = convert(
             uri,
-            absolute_output(str(config["out"]), "out"),
+            out,
             format=config["format"],
             recipe=load_recipe(str(config["recipe"])),
             on_error=config["on_error"],
+            checks=config["checks"],
+            symmetry=bool(config["symmetry"]),
+            workers=int(config["workers"] or min(os.cpu_count() or 1, MAX_READERS)),
             overwrite=bool(config["overwrite"]),
         )
     except SourceError as error:
         if source is not None:
             raise
         raise ConfigError(f"source=… is missing: recipe {config['recipe']} reads files") from error
+    if config["card"]:
+        from epitaxy.report.card import write_card
+
+        write_card(out, Path(out) / "card.html")
+    return manifest
+
+
+def data(action: str, *overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> Any:
+    """Runs one action on data sets or source files; see ``epitaxy data --help``.
+
+    Returns:
+        What the action found or wrote: a survey or manifest, statistics, paths, a report.
+    """
+    from epitaxy.app.data_verbs import run
+
+    return run(action, [*overrides, *render(options)], config_dirs).value
 
 
 def pretrain(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> Trained:

@@ -22,6 +22,7 @@ class _Command:
     """A parsed command line."""
 
     verb: str = ""
+    action: str = ""
     words: list[str] = field(default_factory=list)
     config_dirs: list[str] = field(default_factory=list)
     flags: set[str] = field(default_factory=set)
@@ -62,6 +63,8 @@ def _parse(arguments: Sequence[str]) -> _Command:
             command.flags.add(word)
         elif not command.verb and not word.startswith("-"):
             command.verb = word
+        elif command.verb == "data" and not command.action and "=" not in word:
+            command.action = word
         else:
             command.words.append(word)
     if command.verb and command.verb not in VERBS:
@@ -82,6 +85,8 @@ def _run(command: _Command) -> int:
 
         _configure_logging()
         return quickstart(command.words, "--help" in command.flags)
+    elif command.verb == "data":
+        return _run_data(command)
     elif "--help" in command.flags:
         from epitaxy.app.compose import compose
 
@@ -106,6 +111,29 @@ def _run(command: _Command) -> int:
     return 0
 
 
+def _run_data(command: _Command) -> int:
+    from epitaxy.app.data_help import ACTIONS, action_help, overview
+
+    if not command.action:
+        _say(overview())
+        return 0 if "--help" in command.flags else EXIT_ERROR
+    if command.action not in ACTIONS:
+        raise ConfigError(f"no action {command.action!r}; {closest(command.action, ACTIONS)}")
+    from epitaxy.app.compose import compose, to_yaml
+
+    verb = f"data/{command.action}"
+    if "--help" in command.flags:
+        _say(action_help(command.action, compose(verb, (), command.config_dirs).config))
+    elif "--cfg" in command.flags:
+        _say(to_yaml(compose(verb, command.words, command.config_dirs).config))
+    else:
+        from epitaxy.app.data_verbs import run
+
+        _configure_logging()
+        _say(run(command.action, command.words, command.config_dirs).text)
+    return 0
+
+
 def _configure_logging() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("epitaxy").setLevel(logging.INFO)
@@ -119,6 +147,10 @@ def _prepare(command: _Command) -> None:
     _say(f"{manifest.num_records} records, labels: {fields or 'none'}")
     if manifest.skipped.count:
         _say(f"{manifest.skipped.count} bad records skipped; skipped.jsonl lists them")
+    for rule, count in manifest.filtered.items():
+        _say(f"{count} records left out: {rule}")
+    for check in manifest.checks:
+        _say(f"{check['verdict']:<13}{check['statement']}")
     _say(f"data digest {manifest.data_digest[:16]}")
 
 

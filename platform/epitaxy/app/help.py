@@ -15,6 +15,7 @@ import epitaxy
 
 VERBS = {
     "prepare": "read source files once: check, convert units, write shards",
+    "data": "inspect, verify, describe, split, merge, compare, convert and export data sets",
     "pretrain": "train an encoder on a prepared data set",
     "finetune": "train a property model, from a registered teacher or from scratch",
     "evaluate": "measure a model on a split of a data set",
@@ -36,6 +37,8 @@ _EXAMPLES = {
         "epitaxy prepare recipe=NAME source=frames.xyz.gz out=data/frames",
         "epitaxy prepare recipe=NAME source=frames.xyz.gz out=data/frames on_error=skip",
         "epitaxy prepare recipe=NAME source=[one.xyz,two.xyz] out=data/frames format=zarr",
+        "epitaxy prepare recipe=mine.yaml source=mine.json.gz out=data/mine symmetry=true",
+        "epitaxy data inspect source=mine.json.gz out=mine.yaml",
     ),
     "pretrain": (
         "epitaxy pretrain data=data/frames run.name=teacher publish=teacher",
@@ -96,6 +99,10 @@ _TEXT = {
     "format": "lmdb or zarr",
     "on_error": "stop at a bad record, or skip, count and list it",
     "overwrite": "replace a data set that is already there",
+    "checks": "labels that contradict physics: stop, report, or off",
+    "symmetry": "add space group and crystal system to every record",
+    "workers": "processes that parse; null: one per core, at most eight",
+    "card": "write the data card OUT/card.html",
     "model": "NAME, NAME@ALIAS, NAME@3, or a model folder",
     "split": "train, val, test (as dealt in training), or all",
     "folder": "model folder to publish, such as <run>/final",
@@ -120,11 +127,11 @@ def main_help() -> str:
     lines += ["", "a typical path:", *_indented(_EXAMPLES[""]), "", "choices:"]
     for group in ("encoder", "objective", "finetune", "compute"):
         lines.append(f"  {group:<11}{' | '.join(_shipped_options(group))}")
-    lines += ["", "`epitaxy VERB --help` lists every option with its default.", _FLAGS]
+    lines += ["", "`epitaxy VERB --help` lists every option with its default.", FLAGS]
     return "\n".join(lines)
 
 
-_FLAGS = """
+FLAGS = """
   --cfg             print the resolved configuration and stop
   --config-dir DIR  further groups of yours, such as DIR/encoder/mine.yaml (may be repeated)
   --debug           show the traceback of an error (also EPITAXY_DEBUG=1)
@@ -153,9 +160,9 @@ def verb_help(
     texts = _settings_texts() | _TEXT
     for group in options:
         texts |= _argument_texts(group, choices[group], config_dirs)
-    for path, value in sorted(_leaves(config), key=_rank):
-        lines.append(f"  {f'{path}={_show(value)}':<42}  {texts.get(path, '')}".rstrip())
-    return "\n".join(lines) + "\n" + _FLAGS
+    for path, value in sorted(leaves(config), key=_rank):
+        lines.append(f"  {f'{path}={show(value)}':<42}  {texts.get(path, '')}".rstrip())
+    return "\n".join(lines) + "\n" + FLAGS
 
 
 def _indented(lines: Sequence[str]) -> list[str]:
@@ -229,16 +236,18 @@ def _attribute_texts(docstring: str) -> dict[str, str]:
     return {name: " ".join(text.split()).replace("``", "").rstrip(".") for name, text in entries}
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the dotted path and the value of every option."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         elif key != "_target_":
             yield f"{prefix}{key}", value
 
 
-def _show(value: Any) -> str:
+def show(value: Any) -> str:
+    """Returns a value as it is written on the command line."""
     if isinstance(value, list):
-        return f"[{','.join(_show(item) for item in value)}]"
+        return f"[{','.join(show(item) for item in value)}]"
     words = {None: "null", True: "true", False: "false"}
     return words[value] if value is None or isinstance(value, bool) else str(value)

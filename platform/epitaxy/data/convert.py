@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain, count, islice
@@ -23,7 +23,7 @@ from epitaxy.data.physics import PhysicsBook
 from epitaxy.data.pool import ordered_map
 from epitaxy.data.recipe import Recipe
 from epitaxy.data.sidecars import FOLDER as SIDECARS
-from epitaxy.data.split_files import store_split
+from epitaxy.data.splits import store_split
 from epitaxy.data.staging import staging
 from epitaxy.errors import ConfigError, LabelError, closest
 
@@ -35,7 +35,6 @@ SKIPPED = "skipped.jsonl"
 SHARD_SIZE = 8192
 """Records per shard unless told otherwise."""
 
-_LISTED = 100
 _BATCH = 64
 _CHECKS = ("stop", "report", "off")
 
@@ -53,6 +52,7 @@ def prepare(
     shard_size: int = SHARD_SIZE,
     overwrite: bool = False,
     progress: bool = True,
+    provenance: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Writes a data set folder ``out``, which appears complete or not at all.
 
@@ -73,6 +73,7 @@ def prepare(
         shard_size: Records per shard.
         overwrite: Whether a data set that is there already may be replaced.
         progress: Whether to show a progress bar (on a terminal).
+        provenance: Fields of the manifest that records of another data set keep.
 
     Raises:
         SourceError: If a source file cannot be read, or gives no record.
@@ -105,13 +106,9 @@ def prepare(
             shards=shards,
             files=_other_files(folder),
             data_digest=data_digest(list(intake.rows), intake.digests),
-            source=origin.description(),
-            skipped=Skipped(intake.skipped, tuple(intake.listed)),
-            filtered=dict(intake.filtered),
-            checks=found,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             generator=f"epitaxy {epitaxy.__version__}",
-            **_provenance(recipe),
+            **(provenance or _provenance(origin, recipe, intake, found)),
         )
         (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
         _store_splits(folder, recipe)
@@ -191,12 +188,22 @@ def _other_files(folder: Path) -> tuple[FileEntry, ...]:
     return tuple(file_entry(folder, path) for path in paths)
 
 
-def _provenance(recipe: Recipe | None) -> dict[str, Any]:
+def _provenance(
+    origin: Origin, recipe: Recipe | None, intake: Intake, checks: tuple[dict[str, Any], ...]
+) -> dict[str, Any]:
+    """Returns where the records came from and what became of them, for the manifest."""
+    found: dict[str, Any] = {
+        "source": origin.description(),
+        "skipped": Skipped(intake.skipped, tuple(intake.listed)),
+        "filtered": dict(intake.filtered),
+        "checks": checks,
+    }
     if recipe is None:
-        return {}
-    return {
+        return found
+    rules = recipe.fields.items()
+    return found | {
         "recipe": recipe.to_dict(),
         "licence": recipe.licence,
         "citation": recipe.citation,
-        "conversions": tuple(rule.conversion(name) for name, rule in recipe.fields.items()),
+        "conversions": tuple(rule.conversion(name) for name, rule in rules),
     }

@@ -7,7 +7,9 @@ environments per process, which a fork empties.
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -79,6 +81,10 @@ def _put(environment: lmdb.Environment, row: int, blobs: list[bytes]) -> int:
             return row + len(blobs)
         except lmdb.MapFullError:
             environment.set_mapsize(2 * environment.info()["map_size"])
+        except lmdb.Error as error:  # a full disk is an "Input/output error" of LMDB
+            free = shutil.disk_usage(os.path.dirname(environment.path())).free
+            reason = f"{error} ({free >> 20} MiB are free there)"
+            raise OSError(errno.EIO, reason, environment.path()) from error
 
 
 def _environment(path: Path) -> lmdb.Environment:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from epitaxy.build import build
+from epitaxy.build import build, locate
 from epitaxy.data.field_rule import FieldRule, check_fields
 from epitaxy.data.sources.contract import Source
 from epitaxy.errors import ConfigError, closest
@@ -84,8 +85,9 @@ class Recipe:
         return asdict(self)
 
     def open_source(self) -> Source:
-        """Returns the source; one whose recipe lists no fields declares its labels itself."""
-        injected: dict[str, Any] = {"fields": dict(self.fields)} if self.fields else {}
+        """Returns the source; one that takes no fields declares its labels itself."""
+        takes_fields = "fields" in signature(locate(str(self.source["_target_"]))).parameters
+        injected = {"fields": dict(self.fields)} if self.fields or takes_fields else {}
         source = build(self.source, **injected)
         if not isinstance(source, Source):
             raise ConfigError(

@@ -14,11 +14,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from epitaxy.graph.record import CrystalRecord, Label
+from epitaxy.graph.record import AMOUNT, CrystalRecord, Label
 
 FOLDER = "sidecars"
 NEIGHBOR_RADII = (3.0, 4.0, 5.0, 6.0, 8.0)
 """Å. Radii at which directed neighbours are counted."""
+_MILLION = 1_000_000
 
 
 class SidecarWriter:
@@ -42,7 +43,7 @@ class SidecarWriter:
             content += text.encode()
             offsets.append(len(content))
         self._digests += bytes.fromhex(digest)
-        elements, counts = np.unique(record.numbers, return_counts=True)
+        elements, counts = _composition(record)
         self._composition[0].append(self._composition[0][-1] + len(elements))
         self._composition[1].extend(elements.tobytes())
         self._composition[2].extend(counts.tolist())
@@ -82,6 +83,17 @@ class SidecarWriter:
         missing = len(self._num_atoms) - len(column)
         column.extend([float("nan")] * missing)
         return column
+
+
+def _composition(record: CrystalRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Returns elements and whole counts; fractional amounts of a composition become millionths."""
+    if not record.is_composition:
+        return np.unique(record.numbers, return_counts=True)
+    amounts = record.labels[AMOUNT].value.astype(np.float64)
+    whole = np.rint(amounts)
+    if np.abs(amounts - whole).max() > 1e-4 or whole.max() > _MILLION:
+        whole = np.maximum(np.rint(amounts / amounts.sum() * _MILLION), 1)
+    return record.numbers, whole.astype(np.int64)
 
 
 def neighbor_counts(

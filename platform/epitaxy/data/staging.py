@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from epitaxy.data.manifest import FILE_NAME
 from epitaxy.data.sidecars import FOLDER as SIDECARS
-from epitaxy.errors import ConfigError
+from epitaxy.errors import ConfigError, ShardError
 
 
 @contextmanager
@@ -26,9 +27,13 @@ def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         overwrite: Whether an existing data set may be replaced.
 
     Raises:
-        ConfigError: If ``out`` exists, or another process is writing it now.
+        ConfigError: If ``out`` exists or cannot be made, or another process is writing it now.
+        ShardError: If the disk is full or fails while the folder is written.
     """
-    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{out} cannot be made: {error.strerror} ({error.filename})") from error
     with _locked(out):
         _recover(out)
         _check_free(out, overwrite)
@@ -38,8 +43,35 @@ def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
             yield folder
             _sync(folder)
             _move(folder, out)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+                raise
+            raise ShardError(
+                f"{out} cannot be written: {error.strerror}; nothing was left behind. Free some "
+                "space or choose another place"
+            ) from error
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Gives a temporary file beside ``path`` that takes its place on success.
+
+    Raises:
+        ConfigError: If its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+        temporary.touch()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _beside(out: Path, ending: str) -> Path:
@@ -61,7 +93,12 @@ def _locked(out: Path) -> Iterator[None]:
 
 def _lock_file(path: Path) -> int | None:
     """Returns a descriptor that holds the lock; ``None`` if the last holder has just left."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise ConfigError(
+            f"{path.parent} cannot be written: {error.strerror}; choose another out="
+        ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

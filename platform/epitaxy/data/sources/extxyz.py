@@ -256,3 +256,24 @@ def _value(
         return _column(columns, rows, rule.key)
     values = _numbers(rule.key, info[rule.key])
     return values[0] if len(values) == 1 else values
+
+
+def describe_frame(default_id: str, comment: str, lines: list[str]) -> dict[str, object]:
+    """Returns the entries of a comment and the columns of a frame, for people to look at."""
+    info: dict[str, object] = dict(_parse_comment(comment))
+    columns = _columns(str(info.pop("Properties", _DEFAULT_COLUMNS)))
+    rows = _rows(lines, sum(column.width for column in columns.values()))
+    for name, column in columns.items():
+        words = rows[:, column.start : column.start + column.width]
+        try:
+            info[name] = words.astype(np.float64)
+        except ValueError:
+            info[name] = words.astype(str)
+    for key, text in info.items():
+        if isinstance(text, str):
+            try:
+                values = _numbers(key, text)
+            except RecordError:
+                continue
+            info[key] = values if len(values) != 1 else float(values[0])
+    return info

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -10,7 +11,7 @@ from epitaxy.data.sources.paths import printable
 from epitaxy.errors import RecordError, SourceError
 
 _CHUNK = 1 << 20
-_SPACE = " \t\r\n"
+_SPACE = re.compile(r"[ \t\r\n]*")
 _MARGIN = 16
 """Characters at the end of what was read that may be the first part of something."""
 
@@ -117,8 +118,8 @@ class JsonReader:
     def peek(self) -> str:
         """Returns the next character that is no space; empty at the end."""
         while True:
-            while self._at < len(self._buffer) and self._buffer[self._at] in _SPACE:
-                self._at += 1
+            match = _SPACE.match(self._buffer, self._at)
+            self._at = match.end() if match else self._at
             if self._at < len(self._buffer):
                 return self._buffer[self._at]
             if not self._more():
