@@ -55,8 +55,8 @@ class CsvTable(EntrySource):
                 for number, row in enumerate(rows):
                     where = f"{uri}, row {number}"
                     if len(row) != len(header):
-                        text = f"the row has {len(row)} cells, the header {len(header)}"
-                        yield BadRecord(where, RecordError(text))
+                        counts = f"more or fewer cells ({len(row)}) than columns ({len(header)})"
+                        yield BadRecord(where, RecordError(f"the row has {counts}"))
                         continue
                     context = {"number": number, "row": number + 1, "file": stem(uri)}
                     cells = [text.strip() for text in row]

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import shutil
 import tarfile
 import zipfile
@@ -18,11 +19,6 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from epitaxy.errors import SourceError
-
-_ENDINGS = (
-    ".gz", ".bz2", ".xz", ".zip", ".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".xyz",
-    ".extxyz", ".db", ".lmdb",
-)  # fmt: skip
 
 BOMB_BYTES = 1 << 28
 """Size from which on a compressed file is checked for its ratio of expansion."""
@@ -220,7 +216,4 @@ def _bomb(path: str, limit: int) -> str:
 
 def stem(path: str) -> str:
     """Returns the name of a file without folder and endings: ``a/b.xyz.gz`` → ``b``."""
-    name = Path(path).name
-    while Path(name).suffix.lower() in _ENDINGS and Path(name).stem:
-        name = Path(name).stem
-    return name
+    return os.path.basename(path).split(".")[0]
