@@ -9,6 +9,7 @@ from epitaxy.app.tables import columns
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.manifest import Manifest, tree_bytes
 from epitaxy.data.split_files import list_splits, load_split
+from epitaxy.data.unite import MergeReport
 
 
 def manifest_text(dataset: Dataset) -> str:
@@ -110,3 +111,22 @@ def splits_text(dataset: Dataset, names: Sequence[str] | None = None) -> str:
         stored = load_split(dataset, name)
         rows.append((name, *(str(len(stored.rows[part])) for part in ("train", "val", "test"))))
     return columns(rows)
+
+
+def merge_text(report: MergeReport) -> str:
+    """Returns what a merge did, conflicts with their first examples."""
+    lines = [f"{count:,} records of {name}" for name, count in report.sources.items()]
+    lines.append(f"{report.records:,} merged records, {report.united:,} of them made from several")
+    if report.kept_apart:
+        lines.append(
+            f"{report.kept_apart:,} match another record but stay on their own: their "
+            "labels belong to another cell, order of atoms or orientation"
+        )
+    if report.renamed:
+        lines.append(f"{report.renamed:,} ids occur twice and got the name of their data set")
+    for name, count in report.dropped.items():
+        lines.append(f"{count:,} values of {name} left out: another scheme, unit or shape")
+    for name, count in report.conflicts.items():
+        first = report.examples.get(name, [])[:1]
+        lines.append(f"{count:,} records disagree on {name}, such as {first[0] if first else ''}")
+    return "\n".join(lines)

@@ -12,7 +12,7 @@ import numpy as np
 
 from epitaxy.app.compose import compose
 from epitaxy.app.data_help import ACTIONS
-from epitaxy.app.data_text import manifest_text, splits_text
+from epitaxy.app.data_text import manifest_text, merge_text, splits_text
 from epitaxy.app.paths import absolute, absolute_output
 from epitaxy.app.tables import columns
 from epitaxy.data.dataset import Dataset
@@ -141,7 +141,7 @@ def _split(config: dict[str, Any]) -> Done:
 
 def _rule(config: dict[str, Any]) -> dict[str, Any]:
     """Returns the arguments of ``make_split`` that the user set."""
-    names = ("by", "fractions", "sizes", "seed", "time")
+    names: tuple[str, ...] = ("by", "fractions", "sizes", "seed", "time")
     if config["file"] is not None and config["property"] is None:
         names = ("by", "file", "task", "fold", "val_fraction", "missing", "seed")
     return {name: config[name] for name in names if config[name] is not None}
@@ -163,27 +163,31 @@ def _store(dataset: Dataset, config: dict[str, Any]) -> Path:
 def _subsets(dataset: Dataset, config: dict[str, Any]) -> list[Path]:
     from epitaxy.data.subsets import import_subsets, make_subsets
 
-    base = config["base"] if config["base"] is not None else _rule(config)
-    common = {"base": base, "overwrite": bool(config["overwrite"])}
+    name, overwrite = str(config["name"]), bool(config["overwrite"])
     if config["property"] is not None:
         if config["file"] is None:
             raise ConfigError("published subsets need file=…, the file that lists their ids")
-        file = absolute(str(config["file"]))
-        named = {"name": str(config["name"]), "prefix": str(config["prefix"] or "")}
-        if config["base"] is None:
-            common.pop("base")
-        return import_subsets(dataset, file, str(config["property"]), **named, **common)
+        return import_subsets(
+            dataset,
+            absolute(str(config["file"])),
+            str(config["property"]),
+            str(config["prefix"] or ""),
+            name=name,
+            base=config["base"],
+            overwrite=overwrite,
+        )
     if config["label"] is None:
         raise ConfigError("subsets need label=…, the label that their records must have")
     return make_subsets(
         dataset,
-        str(config["name"]),
+        name,
         label=str(config["label"]),
         sizes=[int(size) for size in _listed(config["subsets"])],
         trials=int(config["trials"]),
         sampling=config["sampling"],
+        base=_rule(config) if config["base"] is None else config["base"],
         seed=int(config["seed"]),
-        **common,
+        overwrite=overwrite,
     )
 
 
@@ -221,17 +225,19 @@ def _merge(config: dict[str, Any]) -> Done:
     from epitaxy.data.merge import merge
 
     datasets = [Dataset.open(absolute(str(path))) for path in _listed(config["data"])]
-    merged = merge(
+    out = absolute_output(str(config["out"]), "out")
+    report = merge(
         datasets,
-        absolute_output(str(config["out"]), "out"),
+        out,
         by=config["by"],
-        level=config["level"],
         conflicts=config["conflicts"],
         schemes=config["schemes"],
+        tolerance=float(config["tolerance"]),
+        cache=_cache(config),
         format=config["format"],
         overwrite=bool(config["overwrite"]),
     )
-    return Done(merged.text(), merged)
+    return Done(f"{merge_text(report)}\nmerged data set {out}", report)
 
 
 def _listed(value: Any) -> list[Any]:

@@ -20,6 +20,10 @@ RECIPE_FOLDERS = (_PACKAGE / "conf" / "recipe", _PACKAGE.parents[1] / "datasets"
 """The wheel's recipes, or those of a checkout."""
 
 
+UNKNOWN = "???"
+"""What a drafted recipe says where only its user knows the answer."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """How a data set is read.
@@ -76,6 +80,9 @@ class Recipe:
             if not isinstance(rule, Mapping) or "key" not in rule:
                 raise ConfigError(f"{where} needs at least a key: its name in the source")
             _check_keys(where, rule, FieldRule)
+            for key, value in rule.items():
+                if value == UNKNOWN:
+                    raise ConfigError(f"{where}: {key} is still {UNKNOWN!r}; say what it is")
             missing = tuple(rule.get("missing") or ())
             rules[label] = FieldRule(**{**rule, "key": str(rule["key"]), "missing": missing})
         return cls(**{"name": name, **content, "fields": rules})
@@ -87,7 +94,7 @@ class Recipe:
     def open_source(self) -> Source:
         """Returns the source; one that takes no fields declares its labels itself."""
         takes_fields = "fields" in signature(locate(str(self.source["_target_"]))).parameters
-        injected = {"fields": dict(self.fields)} if self.fields or takes_fields else {}
+        injected: dict[str, Any] = {"fields": dict(self.fields)} if self.fields or takes_fields else {}
         source = build(self.source, **injected)
         if not isinstance(source, Source):
             raise ConfigError(

@@ -42,9 +42,9 @@ _GUESSES = {
     "stress": ("stress", "stresses", "virial_stress", "virial"),
 }
 _DRAFT_LINES = {
-    "energy": "{{key: {key}, unit: ???, scheme: ???}}  # eV or eV/atom? which functional?",
-    "forces": "{{key: {key}, unit: eV/Å, per_atom: true, scheme: ???}}",
-    "stress": "{{key: {key}, unit: ???, sign: ???, scheme: ???}}  # kbar or eV/Å^3? VASP: "
+    "energy": "{{key: {key}, unit: '???', scheme: '???'}}  # eV or eV/atom? which functional?",
+    "forces": "{{key: {key}, unit: eV/Å, per_atom: true, scheme: '???'}}",
+    "stress": "{{key: {key}, unit: '???', sign: '???', scheme: '???'}}  # kbar or eV/Å^3? VASP: "
     "compression_positive, ASE: tension_positive",
 }
 _NOT_LABELS = {name for names in ARRAY_KEYS.values() for name in names} | {
@@ -200,7 +200,7 @@ def _describe(value: Any) -> str:
 
 
 def _draft(target: str, arguments: Mapping[str, Any], entry: Any, keys: Mapping[str, str]) -> str:
-    lines = ["description: ???", "source:", f"  _target_: {_SOURCES}.{target}"]
+    lines = ["description: '???'", "source:", f"  _target_: {_SOURCES}.{target}"]
     lines += [f"  {name}: {_yaml(value)}" for name, value in arguments.items()]
     if arguments.get("levels"):
         lines.append('  id: "{key}"')
@@ -219,8 +219,8 @@ def _draft(target: str, arguments: Mapping[str, Any], entry: Any, keys: Mapping[
             lines.append(f"  {label}: {_DRAFT_LINES[label].format(key=_yaml(found[0]))}")
     for path, text in keys.items():
         if path not in taken and leaves[path] not in _NOT_LABELS and _is_number(text):
-            lines.append(f"  {_label(path)}: {{key: {_yaml(path)}, unit: ???}}")
-    return "\n".join([*lines, "licence: ???", "citation: ???", ""])
+            lines.append(f"  {_label(path)}: {{key: {_yaml(path)}, unit: '???'}}")
+    return "\n".join([*lines, "licence: '???'", "citation: '???'", ""])
 
 
 def _is_number(description: str) -> bool:
