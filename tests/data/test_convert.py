@@ -17,6 +17,7 @@ from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.recipe import Recipe
 from epitaxy.data.sources.contract import BadRecord
+from epitaxy.data.split_files import list_splits, load_split
 from epitaxy.errors import ConfigError, RecordError, ShardError, SourceError, UnitError
 from epitaxy.graph.record import CrystalRecord, Label
 
@@ -252,6 +253,7 @@ KILLED = """
 import sys, time
 from epitaxy.data.convert import prepare
 from epitaxy.data.sources.contract import BadRecord
+from epitaxy.data.split_files import list_splits, load_split
 import numpy as np
 from epitaxy.graph.record import CrystalRecord
 
@@ -294,3 +296,48 @@ def test_a_killed_run_leaves_nothing_that_looks_complete(
     prepare(crystals.many(2), out, overwrite=True)
     Dataset.open(out).verify()
     assert files(tmp_path) == {"out"}
+
+
+def test_splits_of_the_recipe_are_stored_where_they_can_be_made(
+    crystals: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = {
+        "source": {"_target_": "epitaxy.data.sources.emt.EmtTrajectories"},
+        "splits": {
+            "half": {"by": "record", "fractions": [0.5, 0.25, 0.25]},
+            "wide": {"sizes": [1, 2, 9]},
+        },
+    }
+    recipe = Recipe.from_dict(content, "mine")
+    prepare(crystals.many(8), tmp_path / "out", recipe=recipe, checks="off")
+    dataset = Dataset.open(tmp_path / "out")
+    assert list_splits(dataset) == ["half"]
+    rows = load_split(dataset, "half").rows
+    assert [len(rows[part]) for part in ("train", "val", "test")] == [4, 2, 2]
+    assert "split 'wide' of the recipe is not stored" in caplog.text
+
+
+def test_rules_of_the_recipe_leave_records_out_and_count_them(
+    crystals: Any, tmp_path: Path
+) -> None:
+    content = {
+        "source": {"_target_": "epitaxy.data.sources.emt.EmtTrajectories"},
+        "filter": {"max_atoms": 3},
+    }
+    records = crystals.many(20)
+    small = [record.id for record in records if record.num_atoms <= 3]
+    manifest = prepare(
+        records, tmp_path / "out", recipe=Recipe.from_dict(content, "m"), checks="off"
+    )
+    assert Dataset.open(tmp_path / "out").ids.tolist() == small
+    assert dict(manifest.filtered) == {"num_atoms > 3": 20 - len(small)}
+    assert manifest.skipped.count == 0
+
+
+def test_many_processes_write_the_same_bytes(tmp_path: Path) -> None:
+    source = write_frames(tmp_path / "a.xyz", *[f"id=f{n} energy={-n}" for n in range(700)])
+    one = prepare(str(source), tmp_path / "one", recipe=RECIPE, checks="off")
+    two = prepare(str(source), tmp_path / "two", recipe=RECIPE, checks="off", workers=2)
+    assert one.data_digest == two.data_digest
+    assert [f.sha256 for f in one.files] == [f.sha256 for f in two.files]
+    assert Dataset.open(tmp_path / "two").ids.tolist() == [f"f{n}" for n in range(700)]

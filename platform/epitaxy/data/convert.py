@@ -25,7 +25,7 @@ from epitaxy.data.recipe import Recipe
 from epitaxy.data.sidecars import FOLDER as SIDECARS
 from epitaxy.data.splits import store_split
 from epitaxy.data.staging import staging
-from epitaxy.errors import ConfigError, LabelError, closest
+from epitaxy.errors import ConfigError, LabelError, PlanError, closest
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +146,12 @@ def _check_physics(checks: tuple[dict[str, Any], ...], *, stop: bool) -> None:
 
 
 def _store_splits(folder: Path, recipe: Recipe | None) -> None:
-    """Stores the splits that the recipe names, by id."""
+    """Stores the splits that the recipe names, by id; a part of the original may be too small."""
     for name, settings in (recipe.splits if recipe else {}).items():
-        store_split(Dataset.open(folder), name, settings)
+        try:
+            store_split(Dataset.open(folder), name, settings)
+        except PlanError as error:
+            logger.warning("split %r of the recipe is not stored: %s", name, error)
 
 
 def _check_arguments(on_error: str, checks: str, shard_size: int, workers: int) -> None:
