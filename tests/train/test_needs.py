@@ -9,7 +9,7 @@ import pytest
 
 from epitaxy.errors import NeedsError
 from epitaxy.finetune.last_layer import LastLayer
-from epitaxy.graph.record import LabelField
+from epitaxy.graph.record import AMOUNT, LabelField
 from epitaxy.train.needs import check_needs
 from epitaxy.train.parts import Parts, build_parts
 from epitaxy.train.settings import BatchSettings, ComputeSettings, RunSettings
@@ -103,3 +103,9 @@ def test_coupled_loss_must_see_the_whole_step() -> None:
     parts.objective.couples_records = True
     with pytest.raises(NeedsError, match="set both to 1"):
         check_needs(made, FIELDS, parts.model.encoder, parts.objective, parts.report)
+
+
+def test_compositions_are_no_structures() -> None:
+    fields = {"gap": FIELDS["gap"], AMOUNT: LabelField(AMOUNT, "", per_atom=True)}
+    with pytest.raises(NeedsError, match=r"CGCNN asks for structures.*/data/steels.*compositions"):
+        check(settings(ENCODER, GAP), fields)

@@ -13,7 +13,7 @@ from epitaxy.build import build
 from epitaxy.encoders.contract import Encoder
 from epitaxy.errors import EpitaxyError, NeedsError, closest
 from epitaxy.finetune.contract import Report
-from epitaxy.graph.record import LabelField
+from epitaxy.graph.record import AMOUNT, LabelField
 from epitaxy.objectives.contract import Objective
 from epitaxy.train.settings import RunSettings
 
@@ -51,6 +51,11 @@ def check_needs(
             f"{who} asks for {wanted}, which encoder {_name(settings.encoder)} does not provide "
             f"(it provides {', '.join(sorted(encoder.provides)) or 'nothing'}); "
             f"{_offer(lambda other: objective.requires <= frozenset(other.provides))}"
+        )
+    if AMOUNT in fields:
+        raise NeedsError(
+            f"encoder {_name(settings.encoder)} asks for structures, but the data set "
+            f"{settings.data} holds compositions, which have none"
         )
     _check_coupling(settings, encoder, objective, report)
 
