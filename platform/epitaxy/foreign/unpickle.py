@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from epitaxy.errors import ConfigError, RecordError, SourceError
+from epitaxy.foreign.packages import PACKAGES
 from epitaxy.foreign.process import Child, Limits
 from epitaxy.foreign.wire import WireError, decode
 
@@ -25,10 +26,6 @@ __all__ = ["BadValue", "Limits", "read_lmdb", "read_pickles"]
 
 _NAME = re.compile(r"[^\W\d]\w*(\.\w+)*(\.\*)?")
 _DECODINGS = ("pickle", "zlib_json", "auto")
-_ALLOWED = (
-    "numpy arrays, torch tensors, plain Python values, and classes of pymatgen, ase, jarvis, "
-    "torch_geometric, monty, chgnet, matgl and fairchem"
-)
 
 
 @dataclass(frozen=True)
@@ -148,8 +145,14 @@ def _tree(path: str, header: dict[str, Any], blob: bytearray) -> Any:
 
 
 def _refusal(path: str, name: str, refused: str) -> SourceError:
+    remedy = (
+        f"If it is data of your own, pass allow=[{refused!r}]: it is then read without importing "
+        "it, as a dict with '@type'"
+    )
+    if refused.startswith("pandas."):
+        remedy = "Save the table as CSV or JSON and read that"
     return SourceError(
         f"{path}, record {name!r} holds an object of type {refused}, which is not allowed in a "
-        f"pickle; allowed are {_ALLOWED}. Nothing was executed. If it is data of your own, pass "
-        f"allow=[{refused!r}]: it is then read without importing it, as a dict with '@type'"
+        "pickle; allowed are plain Python values, numpy arrays, torch tensors and classes of "
+        f"{', '.join(PACKAGES)}. Nothing was executed. {remedy}"
     )

@@ -16,6 +16,8 @@ import sys
 
 def main() -> None:
     """Answers the request."""
+    os.set_blocking(2, False)  # nobody reads a long complaint before this process ends
+    sys.excepthook = _complain
     request = json.loads(sys.stdin.buffer.readline())
     # Last, so that nothing of theirs takes the place of the standard library.
     sys.path += [folder for folder in request["packages"] if folder not in sys.path]
@@ -26,6 +28,11 @@ def main() -> None:
         answer(request)
     except BrokenPipeError:  # the parent has seen enough
         os._exit(1)
+
+
+def _complain(kind: type[BaseException], error: BaseException, trace: object) -> None:
+    """Writes one line about an error that nothing foresaw."""
+    os.write(2, f"{kind.__name__}: {error}"[:1000].encode("utf-8", "replace"))
 
 
 def _load_own_package() -> None:

@@ -16,24 +16,7 @@ from typing import Any, BinaryIO
 
 from epitaxy.foreign.child import arrays, tensors
 from epitaxy.foreign.child.stand_ins import Function, Label, StandIn, Unusable, stand_in
-
-PACKAGES = (
-    "ase",
-    "bson",
-    "chgnet",
-    "emmet",
-    "fairchem",
-    "jarvis",
-    "m3gnet",
-    "matgl",
-    "monty",
-    "ocpmodels",
-    "pathlib",
-    "pymatgen",
-    "torch_geometric",
-    "torch_sparse",
-)
-"""Packages whose classes become stand-ins without being asked for."""
+from epitaxy.foreign.packages import PACKAGES
 
 CLASSES = (
     "decimal.Decimal",
@@ -57,6 +40,8 @@ _KINDS: tuple[type, ...] = (
     tuple,
 )
 _BUILTINS = ("builtins", "__builtin__")
+_GETATTR = "builtins.getattr"
+_MEMBER = stand_in(_GETATTR)
 _COPYREG = ("copyreg", "copy_reg")
 
 
@@ -78,6 +63,8 @@ class Policy:
         self._names = dict(NAMES)
         name = "torch.storage._load_from_bytes"
         self._names[name] = Function(name, self._load_storage)
+        for module in _BUILTINS:
+            self._names[f"{module}.getattr"] = Function(_GETATTR, self._attribute)
         self.refused: dict[str, None] = {}
 
     def forget(self) -> None:
@@ -119,6 +106,22 @@ class Policy:
         read = tensors.read_zip if raw.startswith(tensors.ZIP_START) else tensors.read_legacy
         return read(io.BytesIO(raw), self.load)
 
+    def _attribute(self, owner: Any, name: Any) -> Any:
+        """Returns what stands for a member of a foreign enumeration, or for a bound method.
+
+        Python 3.11.0 to 3.11.3 pickle the former this way, every Python the latter (calculators
+        of ASE have some). No attribute of anything is looked up.
+        """
+        foreign = isinstance(owner, StandIn) or _is_stand_in(owner)
+        if not foreign or not isinstance(name, str):
+            self.refused[_GETATTR] = None
+            return stand_in(_GETATTR, refused=True)(owner, name)
+        return owner(name) if isinstance(owner, type) else _MEMBER(owner, name)
+
+
+def _is_stand_in(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, StandIn)
+
 
 class SafeUnpickler(pickle.Unpickler):
     """An unpickler that imports nothing."""
@@ -139,13 +142,6 @@ class SafeUnpickler(pickle.Unpickler):
         if self._persistent is None:
             raise Unusable("the pickle refers to objects outside of it (a persistent id)")
         return self._persistent(identity)
-
-
-def _attribute(owner: Any, name: Any) -> Any:
-    """Returns a member of a foreign enumeration; Python 3.11.0 to 3.11.3 pickle them this way."""
-    if isinstance(owner, type) and issubclass(owner, StandIn) and isinstance(name, str):
-        return owner(name)
-    raise Unusable("the file calls builtins.getattr on something other than an allowed class")
 
 
 def _encode(text: Any, encoding: Any = "utf-8", *errors: Any) -> bytes:
@@ -183,7 +179,7 @@ def _new(kind: Any, *arguments: Any) -> Any:
 
 
 def _new_with(kind: Any, arguments: Any, keywords: Any) -> Any:
-    if not isinstance(kind, type) or not issubclass(kind, StandIn):
+    if not _is_stand_in(kind):
         raise Unusable("copyreg makes an object of something other than an allowed class")
     return kind(*arguments, **keywords)
 
@@ -195,7 +191,6 @@ def _reconstruct(kind: Any, base: Any, state: Any) -> Any:
 
 def _names() -> Iterator[tuple[str, Any]]:
     functions: dict[str, Callable[..., Any]] = {
-        "getattr": _attribute,
         "bytes": _bytes,
         "bytearray": _bytearray,
         "str": _text,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import sys
 from typing import Any, BinaryIO
 
 from epitaxy.foreign.child import limits
@@ -21,6 +22,8 @@ from epitaxy.foreign.child.tensors import ZIP_START
 from epitaxy.foreign.wire import send
 
 _START_BYTES = 16
+_RECURSION_LIMIT = 10_000
+"""Frames; the encoder takes five for each of the ``MAX_DEPTH`` levels of a tree."""
 
 
 def answer(request: dict[str, Any]) -> None:
@@ -33,6 +36,7 @@ def answer(request: dict[str, Any]) -> None:
     stream = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever prints cannot break a message
     limits.end_with_parent()
+    sys.setrecursionlimit(_RECURSION_LIMIT)
     reader = _Reader(stream, request)
     try:
         if request["mode"] == "lmdb":
@@ -145,7 +149,7 @@ class _Reader:
             send(self._stream, header, writer.parts)
         except Refused as error:
             self.say(kind="refused", name=name, why=str(error))
-        except (Unusable, MemoryError, ValueError) as error:
+        except (Unusable, MemoryError, ValueError, RecursionError) as error:
             self._bad(name, error)
 
     def _bad(self, name: str, error: Exception) -> None:
@@ -177,6 +181,6 @@ def _described(key: Any) -> str:
 
 def _memory(request: dict[str, Any]) -> str:
     return (
-        f"needs more than the {request['memory'] / 2**30:g} GiB of memory that its reader may use; "
-        "pass limits=Limits(memory=...) if the machine has more"
+        f"needs more than the {request['memory'] / 2**30:g} GiB that its reader may use: it is "
+        "damaged, or needs limits=Limits(memory=...)"
     )

@@ -5,6 +5,7 @@ in the pickle                   in the tree
 ==============================  ==================================================================
 object of a foreign class       ``{"@type": "pkg.module.Class", **state}``
 … made with arguments           ``"@args": [...]``, ``"@kwargs": {...}``
+… made by calling an object     ``"@called": {"@type": ...}``, if that has content
 … whose state is no dict        ``"@state": ...``; likewise if a key of the state begins with ``@``
 … derived from list or dict     ``"@list": [...]``, ``"@dict": {...}``
 dict with keys that are no str  ``{"@items": [[key, value], ...]}``
@@ -144,6 +145,7 @@ class TreeWriter:
         for name, slot in (
             ("@args", "args"),
             ("@kwargs", "kwargs"),
+            ("@called", "called"),
             ("@list", "listed"),
             ("@dict", "entries"),
         ):

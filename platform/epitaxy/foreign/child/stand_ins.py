@@ -21,13 +21,14 @@ class StandIn:
     any, and ``__setstate__`` keeps the unpickler from setting attributes itself.
     """
 
-    __slots__ = ("args", "entries", "kwargs", "listed", "state")
+    __slots__ = ("args", "called", "entries", "kwargs", "listed", "state")
 
     type_name = ""
     refused = False
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    called: StandIn
     state: Any
     listed: list[Any]
     entries: dict[Any, Any]
@@ -43,6 +44,13 @@ class StandIn:
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
+
+    def __call__(self, *args: Any) -> StandIn:
+        """Returns what stands for the result: batches of torch_geometric are made by an object."""
+        made = type(self)(*args)
+        if hasattr(self, "args") or hasattr(self, "state"):
+            made.called = self
+        return made
 
     def append(self, item: Any) -> None:
         """Records an item of a list."""
