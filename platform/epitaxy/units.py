@@ -6,6 +6,8 @@ Convention: energy in eV (total), force in eV/Å, stress in eV/Å³ with **tensi
 
 from __future__ import annotations
 
+from functools import cache
+
 from epitaxy.errors import UnitError, closest
 
 ENERGY = "eV"
@@ -41,6 +43,7 @@ _FACTORS: dict[str, tuple[str, float]] = {
 }
 
 
+@cache
 def normalise(unit: str) -> str:
     """Returns the project's spelling of ``unit`` (``eV/A3`` and ``eV/Angstrom^3`` → ``eV/Å^3``)."""
     text = unit.strip().replace("**", "^").replace("³", "^3").replace("kBar", "kbar")
@@ -57,6 +60,7 @@ def dimension(unit: str) -> str:
     return _FACTORS.get(normalise(unit), ("", 0.0))[0]
 
 
+@cache
 def factor(unit: str, to: str) -> float:
     """Returns the number that turns a value in ``unit`` into one in ``to``.
 

@@ -69,7 +69,9 @@ def closest_pair(record: CrystalRecord) -> tuple[int, int, float]:
     if count < 2:
         return best
     periodic = record.cell[record.pbc]
-    inverse = np.linalg.pinv(periodic) if len(periodic) else np.zeros((3, 0))
+    inverse = np.linalg.pinv(periodic) if 0 < len(periodic) < 3 else np.zeros((3, 0))
+    if len(periodic) == 3:
+        inverse = np.linalg.inv(periodic)
     rows = max(1, _PAIRS_PER_BLOCK // count)
     for start in range(0, count - 1, rows):
         block = record.positions[start : start + rows]
