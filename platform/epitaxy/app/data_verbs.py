@@ -176,6 +176,8 @@ def _subsets(dataset: Dataset, config: dict[str, Any]) -> list[Path]:
             base=config["base"],
             overwrite=overwrite,
         )
+    if config["base"] is None and config["by"] == "structure":
+        raise ConfigError("store the split by structure under a name first, then give base=NAME")
     if config["label"] is None:
         raise ConfigError("subsets need label=…, the label that their records must have")
     return make_subsets(

@@ -84,7 +84,6 @@ def prepare(
         ShardError: If the disk is full or cannot be written.
     """
     _check_arguments(on_error, checks, shard_size, workers)
-    writer = storage(format)
     origin = Origin.of(source, recipe)
     parser = origin.parser(symmetry)
     book = PhysicsBook() if checks != "off" else None
@@ -94,25 +93,37 @@ def prepare(
             intake = Intake(on_error, skipped, book)
             batches = _batches(_ticking(origin.items(), bar))
             blobs = intake.blobs(ordered_map(_Work(parser), batches, workers))
-            shards = tuple(_write_shards(folder, writer, blobs, shard_size))
+            shards = tuple(_write_shards(folder, storage(format), blobs, shard_size))
         intake.check_any()
-        found = () if book is None else tuple(asdict(check) for check in book.checks())
-        _check_physics(found, stop=checks == "stop")
-        intake.sidecars.write(folder / SIDECARS)
-        manifest = Manifest(
-            storage=format,
-            num_records=len(intake.digests),
-            fields=intake.book.fields,
-            shards=shards,
-            files=_other_files(folder),
-            data_digest=data_digest(list(intake.rows), intake.digests),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-            generator=f"epitaxy {epitaxy.__version__}",
-            **(provenance or _provenance(origin, recipe, intake, found)),
-        )
-        (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+        found = _check_physics(book, stop=checks == "stop")
+        fields = _provenance(origin, recipe, intake, found) | dict(provenance or {})
+        manifest = _finish(folder, format, shards, intake, fields)
         _store_splits(folder, recipe)
     warn(manifest, recipe, Path(out))
+    return manifest
+
+
+def _finish(
+    folder: Path,
+    format: str,
+    shards: tuple[ShardEntry, ...],
+    intake: Intake,
+    provenance: Mapping[str, Any],
+) -> Manifest:
+    """Writes sidecars and manifest beside the shards, and returns the manifest."""
+    intake.sidecars.write(folder / SIDECARS)
+    manifest = Manifest(
+        storage=format,
+        num_records=len(intake.digests),
+        fields=intake.book.fields,
+        shards=shards,
+        files=_other_files(folder),
+        data_digest=data_digest(list(intake.rows), intake.digests),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        generator=f"epitaxy {epitaxy.__version__}",
+        **provenance,
+    )
+    (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
     return manifest
 
 
@@ -132,17 +143,23 @@ def _batches(items: Iterable[tuple[Place, Item]]) -> Iterator[list[tuple[Place, 
         yield batch
 
 
-def _check_physics(checks: tuple[dict[str, Any], ...], *, stop: bool) -> None:
-    wrong = [check for check in checks if check["verdict"] == "contradicted"]
+def _check_physics(book: PhysicsBook | None, *, stop: bool) -> tuple[dict[str, Any], ...]:
+    """Returns what physics says of the labels.
+
+    Raises:
+        LabelError: If it contradicts them and ``stop`` is set.
+    """
+    checks = [] if book is None else book.checks()
     for check in checks:
-        if check["verdict"] in ("suspicious", "contradicted"):
-            logger.warning("%s: %s", check["name"], check["statement"])
+        if check.verdict in ("suspicious", "contradicted"):
+            logger.warning("%s: %s", check.name, check.statement)
+    wrong = [check.statement for check in checks if check.verdict == "contradicted"]
     if wrong and stop:
         raise LabelError(
-            "the labels contradict physics. "
-            + " ".join(check["statement"] for check in wrong)
-            + " Correct the recipe; checks=report writes the data set all the same"
+            f"the labels contradict physics. {' '.join(wrong)} Correct the recipe; checks=report "
+            "writes the data set all the same"
         )
+    return tuple(asdict(check) for check in checks)
 
 
 def _store_splits(folder: Path, recipe: Recipe | None) -> None:

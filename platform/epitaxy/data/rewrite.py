@@ -12,7 +12,7 @@ from epitaxy.data.codec import decode
 from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.manifest import Manifest
-from epitaxy.data.split_files import list_splits, load_split, save_split
+from epitaxy.data.split_files import copy_splits
 from epitaxy.graph.record import CrystalRecord
 
 _BLOCK = 256
@@ -54,23 +54,8 @@ def rewrite(
         overwrite=overwrite,
         provenance=provenance_of(dataset.manifest),
     )
-    _copy_splits(dataset, Dataset.open(out))
+    copy_splits(dataset, Dataset.open(out))
     return manifest
-
-
-def _copy_splits(source: Dataset, copy: Dataset) -> None:
-    """Stores the splits of ``source`` with ``copy``, without the records that it lacks."""
-    row_of = {identity: row for row, identity in enumerate(copy.ids.tolist())}
-    for name in list_splits(source):
-        stored = load_split(source, name)
-        rows = {
-            part: np.array(
-                sorted(row_of[i] for i in source.ids[kept].tolist() if i in row_of), dtype=np.int64
-            )
-            for part, kept in stored.rows.items()
-        }
-        if any(len(part) for part in rows.values()):
-            save_split(copy, name, rows, stored.settings)
 
 
 def read_records(dataset: Dataset, rows: np.ndarray | None = None) -> Iterator[CrystalRecord]:
