@@ -58,23 +58,14 @@ FOLDER: dict[str, Any] = {
     "source": {"_target_": f"{SOURCES}.structure_folder.StructureFolder"},
     "fields": {"gap": {"key": "1", "unit": "eV"}},
 }
-PICKLE: dict[str, Any] = {
-    "source": {"_target_": f"{SOURCES}.pickle_entries.PickleEntries"},
-    "fields": {},
-}
-LMDB: dict[str, Any] = {
-    "source": {"_target_": f"{SOURCES}.lmdb_entries.LmdbEntries"},
-    "fields": {},
-}
-DATABASE: dict[str, Any] = {
-    "source": {"_target_": f"{SOURCES}.ase_db.AseDb"},
-    "fields": {},
-}
+PICKLE: dict[str, Any] = {"source": {"_target_": f"{SOURCES}.pickle_entries.PickleEntries"}}
+LMDB: dict[str, Any] = {"source": {"_target_": f"{SOURCES}.lmdb_entries.LmdbEntries"}}
+DATABASE: dict[str, Any] = {"source": {"_target_": f"{SOURCES}.ase_db.AseDb"}}
 MATBENCH: dict[str, Any] = {
     "source": {"_target_": f"{SOURCES}.matbench_json.MatbenchJson"},
     "fields": {"gap": {"key": "gap", "unit": "eV"}},
 }
-VASP: dict[str, Any] = {"source": {"_target_": f"{SOURCES}.vasp.VaspRuns"}, "fields": {}}
+VASP: dict[str, Any] = {"source": {"_target_": f"{SOURCES}.vasp.VaspRuns"}}
 
 CIF = """data_NaCl
 _cell_length_a 5.64
@@ -377,7 +368,10 @@ CASES: dict[str, Case] = {
         table(("a", "1", CIF.format(occupancy="1")), ("b", "1")), TABLE, r"row 1.*cells", 1
     ),
     "listed file missing": Case(
-        folder("good,1\ngone,2\n", good=CIF.format(occupancy="1")), FOLDER, r"no file .?gone\.cif", 1
+        folder("good,1\ngone,2\n", good=CIF.format(occupancy="1")),
+        FOLDER,
+        r"no file .?gone\.cif",
+        1,
     ),
     "listed file outside": Case(
         folder("good,1\n../secret,2\n", good=CIF.format(occupancy="1")),

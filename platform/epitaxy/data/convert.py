@@ -65,11 +65,9 @@ def prepare(
         format: Kind of shards.
         recipe: How to read ``source``; needed for a path.
         on_error: ``stop`` at the first bad record, or ``skip`` it, count it and list it.
-        checks: Labels that contradict physics (a wrong unit or sign) ``stop`` the import, or are
-            only put into its ``report``; ``off`` does not look.
+        checks: Labels that contradict physics ``stop`` the import or are ``report``ed, or ``off``.
         symmetry: Whether to add space group and crystal system to every record.
-        workers: Processes that parse; a script that asks for more than one must be importable
-            (``if __name__ == "__main__":``).
+        workers: Processes that parse; a script that asks for several needs its ``__main__`` guard.
         shard_size: Records per shard.
         overwrite: Whether a data set that is there already may be replaced.
         progress: Whether to show a progress bar (on a terminal).
