@@ -88,6 +88,8 @@ def fill(template: str, what: str, *entries: Mapping[str, Any]) -> str:
             if text:
                 return text
         known = [key for entry in entries for key in entry if not str(key).startswith("@")]
+        if path in known:
+            raise RecordError(f"{path!r} is empty, and the {what} is made of it")
         raise RecordError(f"there is no {path!r} for the {what}; {closest(path, known)}"[:400])
 
     if "{" not in template:
@@ -107,7 +109,7 @@ def _text(found: Any, style: str, place: str) -> str:
         text = format(found, style) if style else str(found)
         text.encode()
     except ValueError as error:
-        raise RecordError(f"{place} is {str(found)[:60]!r}: {error}") from error
+        raise RecordError(f"{place} cannot be used: {error}") from error
     return text.strip()
 
 
