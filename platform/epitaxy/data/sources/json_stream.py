@@ -168,8 +168,8 @@ class JsonReader:
                 raise self.error("is nested too deeply to be read") from error
             except ValueError as error:  # a whole number of more digits than Python converts
                 raise self.error(f"holds a number that is too long: {error}") from error
-            if end == len(self._buffer) and self._more():
-                continue  # a number may go on
+            if end > len(self._buffer) - _MARGIN and self._more():
+                continue  # a number may go on: of 1.5 or 1e-9 just 1. or 1e- may be here
             self._at = end
             return found
 
@@ -188,5 +188,7 @@ class JsonReader:
             raise SourceError(
                 f"{self.uri} is cut off after {self.count} entries: {error}"
             ) from error
-        self._buffer, self._at, self._done = rest + chunk, 0, not chunk
+        if chunk:
+            self._buffer, self._at = rest + chunk, 0
+        self._done = not chunk
         return bool(chunk)
