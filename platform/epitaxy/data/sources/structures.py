@@ -29,7 +29,11 @@ from epitaxy.graph.symbols import atomic_number
 logger = logging.getLogger(__name__)
 
 _PREFIX = "Issues encountered while parsing CIF: "
-_HARMLESS = ("rounded to ideal values", "Skipping relative stoichiometry check")
+_HARMLESS = (
+    "rounded to ideal values",
+    "Skipping relative stoichiometry check",
+    "No Pauling electronegativity",
+)
 _CIF = re.compile(r"^\s*data_|_cell[_.]length_a|_atom_site", re.IGNORECASE | re.MULTILINE)
 _AGREE = 0.01
 """Å. Largest difference of a site's fractional and Cartesian coordinates."""
