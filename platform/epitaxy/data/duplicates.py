@@ -23,6 +23,7 @@ from epitaxy.data.codec import decode
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.fingerprint import VERSION, Fingerprint, Fingerprints, Level, fingerprint
 from epitaxy.data.fingerprint import tolerance as tolerance_of
+from epitaxy.data.split_rules import cluster_keys
 
 logger = logging.getLogger(__name__)
 
@@ -78,18 +79,15 @@ def structure_keys(
 ) -> np.ndarray:
     """Returns a name for the structure of each record, (records,) of str.
 
-    Records with matching structures share it: it is the id of the first of them. Splits by
-    ``structure`` deal these names.
+    Records with matching structures share it: it is the first of their ids in the alphabet. Splits
+    by ``structure`` deal these names.
 
     Raises:
         ConfigError: If there is no such level.
         ShardError: If the data set is damaged.
     """
     fingerprints = load_fingerprints(dataset, cache=cache, progress=True)
-    names = dataset.ids.copy()
-    for rows in find_duplicates(fingerprints, level=level):
-        names[rows] = names[rows[0]]
-    return names
+    return cluster_keys(dataset.ids, find_duplicates(fingerprints, level=level))
 
 
 def find_matches(
@@ -257,7 +255,7 @@ def _in_order(known: Fingerprints, dataset: Dataset) -> Fingerprints:
 
 def _load(path: Path) -> Fingerprints | None:
     try:
-        with np.load(path, allow_pickle=False) as columns:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as columns:
             return Fingerprints(*(columns[name] for name in _COLUMNS))
     except FileNotFoundError:
         return None
