@@ -97,6 +97,11 @@ def test_warnings_of_the_parser_are_logged(caplog: pytest.LogCaptureFixture) -> 
     """A formula that the sites do not give, as where hydrogen was not located."""
     parse_cif(cif() + "_chemical_formula_sum 'Na1 Cl2 H4'\n", "x.cif")
     assert "x.cif: " in caplog.text
+    caplog.clear()
+    plain = cif().replace("loop_\n_symmetry_equiv_pos_as_xyz\n'x, y, z'\n'-x, -y, -z'\n", "")
+    assert len(parse_cif(plain, "y.cif").numbers) == 2
+    assert caplog.text.count("y.cif: ") == 1
+    assert "Defaulting to P1" in caplog.text
 
 
 POSCAR = """NaCl

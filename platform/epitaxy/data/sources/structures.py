@@ -149,7 +149,7 @@ def _check_counts(text: str) -> None:
 
 
 def _quietly(kind: str, parse: Callable[[], Any]) -> tuple[Any, list[str]]:
-    """Returns what ``parse`` gives and the lines it warned with."""
+    """Returns what ``parse`` gives and the lines it warned with, each once."""
     try:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -160,7 +160,7 @@ def _quietly(kind: str, parse: Callable[[], Any]) -> tuple[Any, list[str]]:
         reason = str(error).partition("\n")[0][:200]
         raise RecordError(f"the {kind} cannot be read: {type(error).__name__}: {reason}") from error
     texts = [str(warning.message).removeprefix(_PREFIX) for warning in caught]
-    return parsed, [line for text in texts for line in text.splitlines()]
+    return parsed, list(dict.fromkeys(line for text in texts for line in text.splitlines()))
 
 
 def from_pymatgen(structure: Any) -> Geometry:
