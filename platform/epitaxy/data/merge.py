@@ -71,6 +71,7 @@ def merge(
         merged,
         out,
         format=format,
+        checks="off",  # labels were checked when they were imported
         overwrite=overwrite,
         progress=progress,
         provenance=merged.manifest_fields(),
