@@ -30,10 +30,10 @@ MAGIC = b"EPXF"
 SIZES = struct.Struct("<QQ")
 PREFIX_BYTES = len(MAGIC) + SIZES.size
 ALIGNMENT = 16
-MAX_DEPTH = 200
+MAX_DEPTH = 100
 """Deepest nesting of a tree; records of crystals stay below 30."""
 
-_DTYPE = re.compile(r"[<>|]([biufcSU]\d{1,9}|[mM]8(\[\d{0,9}\w{1,7}\])?)")
+_DTYPE = re.compile(r"[<>|]([biufcSU][1-9]\d{0,8}|[mM]8(\[\d{0,9}\w{1,7}\])?)")
 _TAGS = {"l", "a", "b", "r"}
 
 
@@ -107,8 +107,8 @@ class _Decoder:
     def node(self, node: Any, depth: int) -> Any:
         if not isinstance(node, (dict, list)):
             return node
-        if depth > 2 * MAX_DEPTH:
-            raise WireError(f"a tree is nested more than {2 * MAX_DEPTH} levels deep")
+        if depth > MAX_DEPTH + 1:  # one for what marks a cycle
+            raise WireError(f"a tree is nested more than {MAX_DEPTH} levels deep")
         if isinstance(node, dict):
             number = self._begin()
             done: Any = {key: self.node(value, depth + 1) for key, value in node.items()}
@@ -118,7 +118,7 @@ class _Decoder:
 
     def _tagged(self, node: list[Any], depth: int) -> Any:
         tag = node[0] if node else None
-        if tag not in _TAGS:
+        if not isinstance(tag, str) or tag not in _TAGS:
             raise WireError(f"a list is tagged {str(tag)[:20]!r}, expected one of {sorted(_TAGS)}")
         if tag == "r":
             return self._reference(*_whole(node, 1))

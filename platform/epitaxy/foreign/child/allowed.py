@@ -15,7 +15,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 from epitaxy.foreign.child import arrays, tensors
-from epitaxy.foreign.child.stand_ins import Function, Label, StandIn, Unusable, stand_in
+from epitaxy.foreign.child.stand_ins import (
+    Function,
+    Label,
+    StandIn,
+    Unpackable,
+    Unusable,
+    stand_in,
+)
 from epitaxy.foreign.packages import PACKAGES
 
 CLASSES = (
@@ -92,7 +99,7 @@ class Policy:
         """
         try:
             return SafeUnpickler(stream, self, persistent).load()
-        except (Unusable, MemoryError):
+        except (Unusable, Unpackable, MemoryError, OSError):
             raise
         except EOFError as error:
             raise Unusable("the pickle is cut off") from error

@@ -13,11 +13,10 @@ from epitaxy.foreign.child.encoding import TreeWriter
 from epitaxy.foreign.child.payloads import (
     BUFFER_BYTES,
     Source,
-    Unpackable,
     read_pickle,
     read_value,
 )
-from epitaxy.foreign.child.stand_ins import Refused, StandIn, Unusable
+from epitaxy.foreign.child.stand_ins import Refused, StandIn, Unpackable, Unusable
 from epitaxy.foreign.child.tensors import ZIP_START
 from epitaxy.foreign.wire import send
 

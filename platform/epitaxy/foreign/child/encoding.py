@@ -194,6 +194,8 @@ class TreeWriter:
         dtype = value.dtype.newbyteorder("=")
         if kind in "fc" and dtype.itemsize > (8 if kind == "f" else 16):
             dtype = np.dtype("f8" if kind == "f" else "c16")
+        if not dtype.itemsize:  # empty texts
+            dtype = np.dtype(f"{kind}1")
         plain = np.asarray(value, dtype, order="C")
         self._begun += 1
         offset = self._put(plain.reshape(-1).view(np.uint8).data if plain.nbytes else b"")

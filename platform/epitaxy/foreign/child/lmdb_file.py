@@ -14,8 +14,8 @@ from typing import Any
 import lmdb
 
 from epitaxy.foreign.child.allowed import Policy
-from epitaxy.foreign.child.payloads import BUFFER_BYTES, Source, Unpackable, read_value
-from epitaxy.foreign.child.stand_ins import Unusable
+from epitaxy.foreign.child.payloads import BUFFER_BYTES, Source, read_value
+from epitaxy.foreign.child.stand_ins import Unpackable, Unusable
 
 _SMALLEST_NODE = 9  # bytes of a page that a key and its value take at the least
 _COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\x00")
@@ -139,7 +139,7 @@ def _little(key: bytes) -> int:
     return int.from_bytes(key, "little")
 
 
-def _order(name: str) -> tuple[bool, list[tuple[int, str]]]:
+def _order(name: str) -> tuple[bool, list[tuple[bool, int, str]]]:
     parts = re.findall(r"\d+|\D+", name)
-    keys = [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+    keys = [(False, int(part), "") if part.isdecimal() else (True, 0, part) for part in parts]
     return not name.isdecimal(), keys

@@ -16,7 +16,7 @@ import numpy as np
 
 from epitaxy.foreign.child import tensors
 from epitaxy.foreign.child.allowed import Policy
-from epitaxy.foreign.child.stand_ins import Unusable
+from epitaxy.foreign.child.stand_ins import Unpackable, Unusable
 
 BUFFER_BYTES = 1 << 20
 TICK_BYTES = 1 << 26
@@ -85,10 +85,6 @@ class Source(io.RawIOBase):
         self._inner.close()
         self._file.close()
         super().close()
-
-
-class Unpackable(Exception):
-    """A compressed file is damaged, or unpacks to more than is allowed."""
 
 
 def check_ratio(unpacked: int, packed: int, limit: int) -> None:

@@ -14,6 +14,10 @@ class Refused(Exception):
     """A record holds an object of a type that is not on the allow-list; the message is its name."""
 
 
+class Unpackable(Exception):
+    """A compressed file is damaged, or unpacks to more than is allowed."""
+
+
 class StandIn:
     """An object of a foreign class: what it was made with, and what was put into it.
 
