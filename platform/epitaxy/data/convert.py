@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain, count, islice
@@ -19,7 +19,7 @@ from epitaxy.data.manifest import FILE_NAME as MANIFEST
 from epitaxy.data.manifest import FileEntry, Manifest, ShardEntry, Skipped, file_entry
 from epitaxy.data.origin import Origin, warn
 from epitaxy.data.parse import Item, Outcome, Parser
-from epitaxy.data.physics import PhysicsBook
+from epitaxy.data.physics import Check, PhysicsBook
 from epitaxy.data.pool import ordered_map
 from epitaxy.data.recipe import Recipe
 from epitaxy.data.sidecars import FOLDER as SIDECARS
@@ -93,7 +93,7 @@ def prepare(
             blobs = intake.blobs(ordered_map(_Work(parser), batches, workers))
             shards = tuple(_write_shards(folder, storage(format), blobs, shard_size))
         intake.check_any()
-        found = _check_physics(book, stop=checks == "stop")
+        found = _judged(intake.checks(), stop=checks == "stop")
         fields = _provenance(origin, recipe, intake, found) | dict(provenance or {})
         manifest = _finish(folder, format, shards, intake, fields)
         _store_splits(folder, recipe)
@@ -141,13 +141,12 @@ def _batches(items: Iterable[tuple[Place, Item]]) -> Iterator[list[tuple[Place, 
         yield batch
 
 
-def _check_physics(book: PhysicsBook | None, *, stop: bool) -> tuple[dict[str, Any], ...]:
-    """Returns what physics says of the labels.
+def _judged(checks: Sequence[Check], *, stop: bool) -> tuple[dict[str, Any], ...]:
+    """Returns what physics says of the labels, as JSON-ready data.
 
     Raises:
         LabelError: If it contradicts them and ``stop`` is set.
     """
-    checks = [] if book is None else book.checks()
     for check in checks:
         if check.verdict in ("suspicious", "contradicted"):
             logger.warning("%s: %s", check.name, check.statement)

@@ -10,8 +10,9 @@ from typing import IO, Any
 
 from epitaxy.data.codec import decode, record_digest
 from epitaxy.data.parse import Accepted, LeftOut, Outcome, Refused
-from epitaxy.data.physics import PhysicsBook
+from epitaxy.data.physics import Check, PhysicsBook
 from epitaxy.data.sidecars import SidecarWriter
+from epitaxy.data.twins import Twins
 from epitaxy.data.validate import FieldBook
 from epitaxy.errors import EpitaxyError, RecordError, SourceError
 
@@ -34,7 +35,8 @@ class Intake:
     Attributes:
         on_error: ``stop`` or ``skip``.
         log: Receives a JSON line for every record that is skipped.
-        physics: Sees every record, if given.
+        physics: Sees every record, if given, and so do ``twins``.
+        twins: Finds structures that occur twice.
         book: What every label looks like.
         sidecars: Arrays beside the shards.
         rows: Row of every id.
@@ -48,6 +50,7 @@ class Intake:
     on_error: str
     log: IO[str]
     physics: PhysicsBook | None = None
+    twins: Twins = field(default_factory=Twins)
     book: FieldBook = field(default_factory=FieldBook)
     sidecars: SidecarWriter = field(default_factory=SidecarWriter)
     rows: dict[str, int] = field(default_factory=dict)
@@ -78,6 +81,10 @@ class Intake:
                 else:
                     yield blob
 
+    def checks(self) -> list[Check]:
+        """Returns what physics says of the labels; nothing if it was not asked."""
+        return [] if self.physics is None else [*self.physics.checks(), *self.twins.checks()]
+
     def check_any(self) -> None:
         """Refuses a source without a single good record."""
         if not self.rows:
@@ -104,6 +111,7 @@ class Intake:
         self.sidecars.add(record, digest, outcome.neighbors)
         if self.physics is not None:
             self.physics.add(record)
+            self.twins.add(record)
         self.rows[record.id] = len(self.digests)
         self.digests.append(digest)
         self.places.append(place)
