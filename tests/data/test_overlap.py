@@ -92,6 +92,22 @@ def test_matches_go_by_the_level(pair, level, expected):
     assert [(match.id, match.other) for match in report.matches] == expected
 
 
+def test_a_frame_is_found_by_the_name_of_its_material(crystals, tmp_path):
+    salt = crystals.rocksalt()
+    frames = [salt.replace(id=f"mp-1-{step}", group="mp-1") for step in range(2)]
+    frames.append(crystals.fcc().replace(id="mp-2-0", group="mp-2"))
+    far = dataset(tmp_path / "frames", frames)
+    relaxed = dataset(tmp_path / "relaxed", [crystals.perovskite().replace(id="mp-1", group="x")])
+    found = [(m.id, m.other) for m in overlap(far, relaxed, level="id").matches]
+    assert found == [("mp-1-0", "mp-1"), ("mp-1-1", "mp-1")]
+    assert [(m.id, m.other) for m in overlap(relaxed, far, level="id").matches] == [
+        ("mp-1", "mp-1-0")
+    ]
+    # Groups that are no ids, such as formulas, are no names of records.
+    assert records_of(overlap(far, far), "id") == 3
+    assert overlap(far, far).counts["all"]["all"]["id"]["others"] == 3
+
+
 def test_a_tolerance_widens_the_level_it_is_for(pair):
     report = overlap(*pair, level="same", tolerance=0.2)
     assert [match.id for match in report.matches] == ["salt", "copper"]

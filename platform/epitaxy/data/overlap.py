@@ -1,9 +1,9 @@
 """Which records of one data set occur in another, and what to leave out so that none leaks.
 
-A record occurs at one of four levels: ``id`` (the name only), ``formula`` (the reduced formula),
-``similar`` (the structure, up to scaling: the same material relaxed with other settings) and
-``same`` (the structure). Whoever pre-trains on one set and tests on the other leaves out what
-``exclude_list`` names.
+A record occurs at one of four levels: ``id`` (the ids are equal, or the group of one is the id of
+the other: a frame and its material), ``formula`` (the reduced formula), ``similar`` (the structure,
+up to scaling: the same material relaxed with other settings) and ``same`` (the structure). Whoever
+pre-trains on one set and tests on the other leaves out what ``exclude_list`` names.
 """
 
 from __future__ import annotations
@@ -270,13 +270,26 @@ def _hits(
             tolerance=limits.get(level),
         )
         return
-    sides = (ours.ids, theirs.ids)
-    if level == "formula":
-        sides = (ours.fingerprints.formulas, theirs.fingerprints.formulas)
-    others = buckets(sides[1])
-    for name, rows in buckets(sides[0]).items():
-        if name in others:
-            yield Matches(rows, others[name], np.zeros(len(others[name])))
+    if level == "id":
+        yield from _namesakes(ours, theirs)
+        return
+    others = buckets(theirs.fingerprints.formulas)
+    for formula, rows in buckets(ours.fingerprints.formulas).items():
+        if formula in others:
+            yield Matches(rows, others[formula], np.zeros(len(others[formula])))
+
+
+def _namesakes(ours: _Side, theirs: _Side) -> Iterator[Matches]:
+    """Yields records of one id, or with a group that is the id of the other."""
+    by_id, by_group = buckets(theirs.ids), buckets(theirs.groups)
+    for row, (identity, group) in enumerate(
+        zip(ours.ids.tolist(), ours.groups.tolist(), strict=True)
+    ):
+        named = (by_id.get(identity), by_id.get(group), by_group.get(identity))
+        rows = [found for found in named if found is not None]
+        if rows:
+            others = np.unique(np.concatenate(rows))
+            yield Matches(np.array([row]), others, np.zeros(len(others)))
 
 
 class _Found:
