@@ -71,16 +71,23 @@ def expand(uri: str) -> list[str]:
 
 
 @contextmanager
-def open_text(path: str) -> Iterator[IO[str]]:
-    """Opens a text file, compressed if its name ends with ``.gz``, ``.bz2`` or ``.xz``.
+def open_text(path: str, errors: str = "strict") -> Iterator[IO[str]]:
+    """Opens a text file, compressed if its name ends with ``.gz``, ``.bz2``, ``.xz`` or ``.zip``.
+
+    Args:
+        path: The file.
+        errors: What becomes of bytes that are not UTF-8: ``strict`` or ``replace``.
 
     Raises:
         SourceError: If it does not exist, or reading it in the body fails: the compressed stream
             is cut off, damaged or expands beyond reason, or it is not UTF-8.
     """
     try:
-        with open_bytes(path) as raw:
-            yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
+        with (
+            open_bytes(path) as raw,
+            io.TextIOWrapper(raw, encoding="utf-8-sig", errors=errors, newline="") as text,
+        ):
+            yield text
     except UnicodeDecodeError as error:
         raise SourceError(
             f"{path} is not UTF-8 text: {error}; convert it, such as with "

@@ -93,9 +93,8 @@ class OutcarReader:
         for _ in range(_LONGEST_BLOCK):
             line = next(self._lines, "")
             if "TOTEN" in line:
-                self._entry["energy"] = self._floats(line.partition("=")[2].partition("eV")[0], 1)[
-                    0
-                ]
+                text = line.partition("=")[2].partition("eV")[0]
+                self._entry["energy"] = self._floats(text, 1)[0]
             if "energy(sigma->0)" in line:
                 text = line.rpartition("=")[2]
                 self._entry["energy_sigma0"] = self._floats(text, 1)[0]
@@ -129,7 +128,7 @@ class OutcarReader:
             values = [float(word) for word in _RUN_ON.sub(" -", text).split()]
         except ValueError as error:
             raise RecordError(
-                f"ionic step {self.steps}: {text.strip()[:60]!r} holds no numbers"
+                f"ionic step {self.steps}: {text.strip()[:60]!r} holds more than numbers"
             ) from error
         if len(values) < count:
             raise RecordError(f"the file is cut off or damaged after {self.steps} ionic steps")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any
 from epitaxy.data.field_rule import FieldRule
 from epitaxy.data.sources.contract import BadRecord, Piece
 from epitaxy.data.sources.entries import EntrySource
-from epitaxy.data.sources.files import is_archive, open_bytes, unpacked, unpacked_folder
+from epitaxy.data.sources.files import is_archive, open_text, unpacked, unpacked_folder
 from epitaxy.data.sources.outcar import OutcarReader
 from epitaxy.data.sources.structures import from_pymatgen
 from epitaxy.errors import RecordError, SourceError
@@ -141,5 +140,5 @@ def _run_entry(step: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _log_steps(path: Path) -> Iterator[Step]:
-    with open_bytes(str(path)) as stream:
-        yield from OutcarReader(io.TextIOWrapper(stream, encoding="utf-8", errors="replace"))
+    with open_text(str(path), errors="replace") as stream:
+        yield from OutcarReader(stream)
