@@ -111,7 +111,10 @@ class _Decoder:
             raise WireError(f"a tree is nested more than {MAX_DEPTH} levels deep")
         if isinstance(node, dict):
             number = self._begin()
-            done: Any = {key: self.node(value, depth + 1) for key, value in node.items()}
+            done: Any = {
+                key: self.node(item, depth + 1) if isinstance(item, (dict, list)) else item
+                for key, item in node.items()
+            }
             self._seen[number] = done
             return done
         return self._tagged(node, depth)

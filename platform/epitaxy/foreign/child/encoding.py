@@ -39,6 +39,7 @@ MAX_NODES = 1_000_000_000
 describe more than any memory holds, by lists of the same list of the same list."""
 
 _PLAIN = frozenset({type(None), bool, int, float, str})
+_TEXT = frozenset({str})
 _DATES = frozenset({datetime.datetime, datetime.date, datetime.time})
 
 
@@ -108,11 +109,12 @@ class TreeWriter:
     def _list(self, items: Iterable[Any]) -> list[Any]:
         self._begun += 1
         node = self.node
-        return ["l", *(item if type(item) in _PLAIN else node(item) for item in items)]
+        return ["l", *[item if type(item) in _PLAIN else node(item) for item in items]]
 
     def _dict(self, items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
         self._begun += 1
-        return {key: self.node(value) for key, value in items}
+        node = self.node
+        return {key: item if type(item) in _PLAIN else node(item) for key, item in items}
 
     def _sequence(self, value: Any) -> list[Any]:
         if len(value) == 5 and type(value[2]) is Dtype:  # state of a subclass of ndarray
@@ -122,7 +124,7 @@ class TreeWriter:
 
     def _mapping(self, value: dict[Any, Any]) -> dict[str, Any]:
         self._count(len(value))
-        if all(type(key) is str for key in value):
+        if _TEXT.issuperset(map(type, value)):
             return self._dict(dict.items(value))
         pairs = [[key, item] for key, item in dict.items(value)]
         self._kept.append(pairs)

@@ -122,7 +122,8 @@ class Tensor:
         if last >= len(flat):
             raise Unusable(f"a tensor needs element {last} of a storage with {len(flat)}")
         steps = tuple(stride * flat.itemsize for stride in self._strides)
-        view = np.lib.stride_tricks.as_strided(flat[self._offset :], self._shape, steps)
+        start = self._offset * flat.itemsize
+        view = np.ndarray(self._shape, flat.dtype, flat, start, steps)  # checks the bounds too
         return _widened(view, self._dtype)
 
 
