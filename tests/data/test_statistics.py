@@ -214,6 +214,15 @@ def test_systems_follow_from_space_groups(crystals: Any, tmp_path: Path) -> None
     assert systems == {"monoclinic": 1, "hexagonal": 1, "cubic": 1}
 
 
+def test_numbers_that_are_no_space_group_are_unknown(crystals: Any, tmp_path: Path) -> None:
+    groups = [with_labels(crystals.fcc(), f"r{n}", space_group=Label(np.array(n), ""))
+              for n in (0.0, 231.0, -1.0, 2.5, 62.0)]  # fmt: skip
+    found = statistics_of(groups, tmp_path / "data").categories
+    assert found["space_group"] == {"62": 1, "unknown": 4}
+    assert found["crystal_system"]["orthorhombic"] == 1
+    assert found["crystal_system"]["unknown"] == 4
+
+
 def test_a_sample_is_stated_and_depends_on_ids_alone(crystals: Any, tmp_path: Path) -> None:
     chosen = crystals.many(60, seed=8)
     straight = statistics_of(chosen, tmp_path / "a", sample=20)

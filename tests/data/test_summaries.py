@@ -135,7 +135,7 @@ def test_no_value_is_lost_and_edges_are_round(values: np.ndarray) -> None:
     assert sum(found.counts) + found.below + found.above == len(values)
     assert found.below + found.above <= 0.011 * len(values)
     assert (np.diff(edges) > 0).all()
-    assert 1 <= len(found.counts) <= 60
+    assert 1 <= len(found.counts) <= 76
     for edge, low, high in zip(range(len(edges) - 1), edges, edges[1:], strict=False):
         last = edge == len(edges) - 2
         inside = (values >= low) & ((values <= high) if last else (values < high))

@@ -225,7 +225,7 @@ def _labels(
     found: dict[str, Summary | None] = {}
     ids, read = dataset.ids, np.array(measures.rows, dtype=np.int64)
     for name, field in dataset.fields.items():
-        if name in (SPACE_GROUP, CRYSTAL_SYSTEM):
+        if name in (SPACE_GROUP, CRYSTAL_SYSTEM) and name in table.scalars:
             continue
         if name in table.scalars:
             found[name] = summarise(table.scalars[name], ids, field.unit)
@@ -241,22 +241,33 @@ def _labels(
 
 
 def _categories(table: LabelTable) -> dict[str, dict[str, int]]:
-    """Returns crystal systems and space groups; the systems follow from the groups if need be."""
-    groups, systems = table.scalars.get(SPACE_GROUP), table.scalars.get(CRYSTAL_SYSTEM)
+    """Returns crystal systems and space groups; the systems follow from the groups if need be.
+
+    Numbers that are no space group or system count as unknown.
+    """
     found = {}
+    groups = _kinds(table, SPACE_GROUP, 1, 230)
+    systems = _kinds(table, CRYSTAL_SYSTEM, 0, len(CRYSTAL_SYSTEMS) - 1)
     if systems is None and groups is not None:
-        known = [np.nan if np.isnan(group) else crystal_system(int(group)) for group in groups]
-        systems = np.array(known, dtype=np.float64)
+        systems = [crystal_system(group) for group in groups]
     if systems is not None:
-        present = systems[~np.isnan(systems)].astype(int)
-        counts = np.bincount(present, minlength=len(CRYSTAL_SYSTEMS)).tolist()
-        found[CRYSTAL_SYSTEM] = dict(zip(CRYSTAL_SYSTEMS, counts, strict=False))
-        found[CRYSTAL_SYSTEM]["unknown"] = len(systems) - len(present)
+        tally = Counter(systems)
+        found[CRYSTAL_SYSTEM] = {name: tally[n] for n, name in enumerate(CRYSTAL_SYSTEMS)}
+        found[CRYSTAL_SYSTEM]["unknown"] = len(table.num_atoms) - len(systems)
     if groups is not None:
-        tally = Counter(groups[~np.isnan(groups)].astype(int).tolist())
+        tally = Counter(groups)
         found[SPACE_GROUP] = {str(group): tally[group] for group in sorted(tally)}
-        found[SPACE_GROUP]["unknown"] = int(np.isnan(groups).sum())
+        found[SPACE_GROUP]["unknown"] = len(table.num_atoms) - len(groups)
     return found
+
+
+def _kinds(table: LabelTable, name: str, first: int, last: int) -> list[int] | None:
+    """Returns the values of a label that are whole and in range; none if there is no such label."""
+    values = table.scalars.get(name)
+    if values is None:
+        return None
+    sound = (values >= first) & (values <= last) & (values == np.rint(values))
+    return [int(value) for value in values[sound].tolist()]
 
 
 def _elements(records: np.ndarray, atoms: np.ndarray) -> Elements:

@@ -17,8 +17,8 @@ NORMAL_MAD = 1.4826
 """Standard deviation of a normal distribution, in units of its median absolute deviation."""
 OUTLIER_RULE = f"|x − median| > {OUTLIER_SPREADS:g} · {NORMAL_MAD} MAD"
 
-BINS = 48
-"""Bins that a histogram has about."""
+BINS = (12, 72)
+"""Fewest and most bins aimed at; between them 2 √n of n values."""
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
@@ -139,7 +139,7 @@ def summarise_components(
     return _summary(values, ids, low, high, unit, "components", records)
 
 
-def histogram(values: np.ndarray, share: float = 0.99, bins: int = BINS) -> Histogram:
+def histogram(values: np.ndarray, share: float = 0.99) -> Histogram:
     """Returns counts over at least the middle ``share`` of the values, with round edges.
 
     Whole numbers that span few values get bins around each of them. Edges depend on the values
@@ -154,6 +154,7 @@ def histogram(values: np.ndarray, share: float = 0.99, bins: int = BINS) -> Hist
     high = most if most <= high + room else high
     whole = bool((values == np.rint(values)).all())
     narrow = high - low <= 1e-9 * max(abs(low), abs(high))
+    bins = min(max(2 * math.sqrt(len(values)), BINS[0]), BINS[1])
     width = _round_width(0.0 if narrow else (high - low) / bins, low, whole)
     edges = _edges(low, high, width, 0.5 if whole else 0.0)
     counts, _ = np.histogram(values, edges)

@@ -1,17 +1,14 @@
-"""The report: one HTML file that needs nothing else, to be read on a screen, a phone or paper."""
+"""The report on training runs: its sections in order."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
-from html import escape
-from importlib.resources import files
 from pathlib import Path
 
-import epitaxy
 from epitaxy.report import sections
 from epitaxy.report.collect import Collection, collect
 from epitaxy.report.compare import find_comparisons
+from epitaxy.report.page import page, write_page
 
 DEFAULT_TITLE = "Training report"
 
@@ -43,12 +40,7 @@ def write_report(
         CheckpointError: If a file of a run is damaged.
     """
     collection = collect(runs, evaluations, search)
-    out = Path(out).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.name}.tmp")
-    temporary.write_text(render(collection, title), encoding="utf-8")
-    temporary.replace(out)
-    return out
+    return write_page(render(collection, title), out)
 
 
 def render(collection: Collection, title: str = DEFAULT_TITLE) -> str:
@@ -62,14 +54,5 @@ def render(collection: Collection, title: str = DEFAULT_TITLE) -> str:
         sections.settings_section(collection),
         sections.reproduction_section(collection),
     ]
-    style = files("epitaxy.report").joinpath("style.css").read_text(encoding="utf-8")
-    made = time.strftime("%Y-%m-%d %H:%M %Z")
     counts = f"{len(collection.runs)} runs, {len(collection.evaluations)} evaluations"
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
-        f"<header><h1>{escape(title)}</h1>"
-        f'<p class="soft">{counts}; made by epitaxy {epitaxy.__version__} on {made}</p></header>'
-        f"<main>{''.join(parts)}</main></body></html>\n"
-    )
+    return page(title, counts, parts)

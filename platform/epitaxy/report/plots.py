@@ -2,58 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from epitaxy.predict.evaluation import Parity, Quantity
 from epitaxy.report.collect import RunSummary
 from epitaxy.report.compare import Comparison
+from epitaxy.report.drawing import PALETTE, STYLE, png, pretty_name, pretty_unit
 
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito (2008), without yellow, which is faint on white."""
 DENSE = 3000
 """Points above which a parity plot shows densities."""
 SHOWN = 0.998
 """Share of the labels that the axes of a dense parity plot span at least."""
 
-_STYLE: dict[Any, Any] = {
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "savefig.dpi": 170,
-}
-_PRETTY = {"eV/Å^3": "eV/Å³"}
-
-
-def pretty_unit(unit: str) -> str:
-    """Returns ``unit`` as it is printed."""
-    return _PRETTY.get(unit, unit)
-
-
-def pretty_name(name: str) -> str:
-    """Returns a label or metric name as it is printed."""
-    return name.replace("_", " ")
-
 
 def learning_curves(run: RunSummary) -> bytes:
     """Returns loss and validation errors of one run over the epochs."""
     names = _validation_names([run])
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, panels = _panels(1 + len(names))
         train, val = run.lines("train"), run.lines("val")
         loss = panels[0]
@@ -64,13 +36,13 @@ def learning_curves(run: RunSummary) -> bytes:
         for panel, name in zip(panels[1:], names, strict=False):
             _curve(panel, val, name, PALETTE[1], "", run, marker="o")
             _label(panel, _title(name), run.units.get(name, ""), _values(val, (name,)))
-        return _png(figure)
+        return png(figure)
 
 
 def comparison_curves(comparison: Comparison) -> bytes:
     """Returns the validation error over the epochs: every seed thin, the mean of an arm thick."""
     name = f"val/{comparison.label}_mae"
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, panels = _panels(1)
         panel, values = panels[0], []
         for colour, (arm, runs) in zip(PALETTE, comparison.runs.items(), strict=False):
@@ -85,13 +57,13 @@ def comparison_curves(comparison: Comparison) -> bytes:
             panel.plot(common, mean, color=colour, linewidth=2.0, label=arm)
         _label(panel, f"validation MAE of {pretty_name(comparison.label)}", comparison.unit, values)
         panel.legend(loc="upper right", fontsize=8)
-        return _png(figure)
+        return png(figure)
 
 
 def paired_errors(comparison: Comparison) -> bytes:
     """Returns the error of every run, the runs of a seed joined by a line, means as bars."""
     arms = list(comparison.arms)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure, panels = _panels(1)
         panel = panels[0]
         for pair in zip(*comparison.arms.values(), strict=True):
@@ -105,7 +77,7 @@ def paired_errors(comparison: Comparison) -> bytes:
         panel.grid(visible=False, axis="x")
         panel.set_ylabel(f"MAE ({pretty_unit(comparison.unit)})" if comparison.unit else "MAE")
         panel.set_title(f"{comparison.split} MAE, one line per seed", loc="left")
-        return _png(figure)
+        return png(figure)
 
 
 def parity(name: str, quantity: Quantity, values: Parity) -> bytes:
@@ -117,7 +89,7 @@ def parity(name: str, quantity: Quantity, values: Parity) -> bytes:
     target, predicted = values.target[finite], values.predicted[finite]
     low, high = _span(target, predicted)
     inside = (np.minimum(target, predicted) >= low) & (np.maximum(target, predicted) <= high)
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(3.7, 3.7), layout="constrained")
         panel = figure.add_subplot()
         panel.plot([low, high], [low, high], color="#777777", linewidth=0.8, zorder=2)
@@ -141,7 +113,7 @@ def parity(name: str, quantity: Quantity, values: Parity) -> bytes:
         panel.set_xlabel(f"label{unit}")
         panel.set_ylabel(f"prediction{unit}")
         panel.set_title(_parity_title(name, quantity, len(target) - int(inside.sum())), loc="left")
-        return _png(figure)
+        return png(figure)
 
 
 def _parity_title(name: str, quantity: Quantity, outside: int) -> str:
@@ -225,10 +197,3 @@ def _label(panel: Axes, title: str, unit: str, values: Sequence[float]) -> None:
     finite = [value for value in values if math.isfinite(value)]
     if finite and min(finite) > 0 and max(finite) / min(finite) > 5:
         panel.set_yscale("log")
-
-
-def _png(figure: Figure) -> bytes:
-    FigureCanvasAgg(figure)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()

@@ -18,7 +18,7 @@ from epitaxy.report.collect import (
     component,
 )
 from epitaxy.report.compare import VALIDATION, Comparison
-from epitaxy.report.plots import pretty_name, pretty_unit
+from epitaxy.report.drawing import pretty_name, pretty_unit
 from epitaxy.report.reproduce import command_of
 from epitaxy.report.statistics import improvement, mean_and_spread
 from epitaxy.report.tables import (

@@ -1,0 +1,51 @@
+"""What all pictures share: colours, fonts, units in print, and the way to PNG."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito (2008), without yellow, which is faint on white."""
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e6e6e6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "savefig.dpi": 170,
+}
+"""Settings of matplotlib for a picture in a page."""
+
+_PRETTY = {"eV/Å^3": "eV/Å³"}
+
+
+def pretty_unit(unit: str) -> str:
+    """Returns ``unit`` as it is printed."""
+    return _PRETTY.get(unit, unit)
+
+
+def pretty_name(name: str) -> str:
+    """Returns a label or metric name as it is printed."""
+    return name.replace("_", " ")
+
+
+def plain(text: str) -> str:
+    """Returns ``text`` as matplotlib is to get it: a dollar sign starts no formula."""
+    return text.replace("$", r"\$")
+
+
+def png(figure: Figure) -> bytes:
+    """Returns ``figure`` as a PNG file, the same bytes for the same picture."""
+    FigureCanvasAgg(figure)
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()
