@@ -134,6 +134,50 @@ def test_keys_are_free(tmp_path: Path) -> None:
     assert float(record.labels["energy"].value) == pytest.approx(-2.7211386)
 
 
+def test_columns_of_the_structure_are_free(tmp_path: Path) -> None:
+    lattice = 'Lattice="4 0 0 1 5 0 0 0 6" Properties='
+    plain = read_one(
+        write(tmp_path / "a.xyz", lattice + "species:S:1:pos:R:3", ["Na 0 0 0", "Cl 2.5 2.5 3"])
+    )
+    renamed = read_one(
+        write(tmp_path / "b.xyz", lattice + "name:S:1:xyz:R:3", ["Na 0 0 0", "Cl 2.5 2.5 3"]),
+        columns={"elements": "name", "positions": "xyz"},
+    )
+    fractional = read_one(
+        write(
+            tmp_path / "c.xyz", lattice + "s:R:3:Z:I:1:species:S:1",
+            ["0 0 0 11 a", "0.5 0.5 0.5 17 b"],
+        ),
+        columns={"fractional": "s", "numbers": "Z"},
+    )  # fmt: skip
+    for record in (plain, renamed, fractional):
+        assert record.numbers.tolist() == [11, 17]
+        assert record.positions.tolist() == [[0, 0, 0], [2.5, 2.5, 3]]
+        assert record.pbc.all()
+    other = write(tmp_path / "d.xyz", 'cell="4 0 0 0 4 0 0 0 4" pbc="F F F"', ["Na 0 0 0"])
+    record = read_one(other, lattice_key="cell")
+    assert record.cell.tolist() == [[4, 0, 0], [0, 4, 0], [0, 0, 4]]
+    assert not record.pbc.any()
+
+
+def test_real_carbon_has_its_forces_in_another_column(data_dir: Path) -> None:
+    """``frac_pos`` and the positions agree; ASE reports no forces for the column ``force``."""
+    path = str(data_dir / "importers" / "extxyz_variant_carbon_100.xyz.gz")
+    fields = {
+        "energy": FieldRule("energy", "eV"),
+        "forces": FieldRule("force", "eV/Å", per_atom=True),
+    }
+    records: list[Any] = list(ExtendedXyz(fields).read(path))
+    shifted: list[Any] = list(ExtendedXyz(fields, columns={"fractional": "frac_pos"}).read(path))
+    theirs = ase.io.read(path, index=":")
+    assert len(records) == 100
+    for record, other, atoms in zip(records, shifted, theirs, strict=True):
+        assert set(record.numbers.tolist()) == {6}
+        difference = (other.positions - record.positions) @ np.linalg.inv(record.cell)
+        np.testing.assert_allclose(difference - np.round(difference), 0, atol=1e-4)
+        np.testing.assert_allclose(record.labels["forces"].value, atoms.arrays["force"], rtol=1e-6)
+
+
 def test_ids_and_groups(tmp_path: Path) -> None:
     path = tmp_path / "run.7.xyz"
     write(path, LATTICE + ' frame="a b" material=mp-1')
