@@ -187,6 +187,8 @@ def test_compositions_have_no_geometry(tmp_path: Path) -> None:
     assert "4compositions" in page.text
     assert "Histogram of strength" in " ".join(page.alternatives)
     assert "Fe9Ni" in page.text
+    assert "number per element" in page.text
+    assert "α, β, γ" not in page.text  # a column of dashes says nothing
 
 
 def test_crystal_systems_are_drawn_and_named(crystals: Any, tmp_path: Path) -> None:

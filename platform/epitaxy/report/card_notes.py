@@ -81,7 +81,7 @@ def _label(name: str, summary: Summary) -> Iterator[str]:
         share = percent(summary.mode_count, summary.count)
         what = "exactly 0" if summary.mode == 0 else f"exactly {quantity(summary.mode, unit)}"
         yield f"{printed} is {what} in {count(summary.mode_count)} records ({share})."
-    if summary.outliers is not None:
+    if summary.outliers is not None and name != "energy":  # a large cell has a large energy
         yield from _far(printed, summary, summary.outliers.below + summary.outliers.above)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -152,9 +152,17 @@ def examples_section(dataset: Dataset) -> str:
     return (
         "<section><h2>Examples</h2>"
         + paragraph("From the smallest record to the largest, at quarters of the order.", "soft")
-        + table(header, rows)
+        + table(*_without_empty(header, rows), kind="examples")
         + "</section>"
     )
+
+
+def _without_empty(
+    header: Sequence[str], rows: Sequence[Sequence[str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Returns a table without the columns that hold nothing but dashes."""
+    kept = [place for place in range(len(header)) if any(row[place] != "–" for row in rows)]
+    return [header[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 
 def _picture(name: str, summary: Summary, title: str = "") -> str:
@@ -261,6 +269,8 @@ def _shape(field: LabelField) -> str:
     shape = "×".join(map(str, field.shape))
     if field.name in (SPACE_GROUP, CRYSTAL_SYSTEM):
         return "category"
+    if field.name == AMOUNT:
+        return "number per element"
     if field.per_atom:
         return f"{shape} per atom" if shape else "number per atom"
     return shape or "number"
@@ -280,7 +290,8 @@ def _value(record: CrystalRecord, field: LabelField) -> str:
     value = float(np.abs(label.value).max()) if label.value.ndim else float(label.value)
     if field.name == CRYSTAL_SYSTEM and value in range(len(CRYSTAL_SYSTEMS)):
         return CRYSTAL_SYSTEMS[int(value)]
-    return count(int(value)) if value.is_integer() and abs(value) < 1e5 else number(value, 4)
+    whole = value.is_integer() and abs(value) < 1e5
+    return f"{value:.0f}".replace("-", "−") if whole else number(value, 4)
 
 
 def _formula(record: CrystalRecord) -> str:
