@@ -94,7 +94,9 @@ class Recipe:
     def open_source(self) -> Source:
         """Returns the source; one that takes no fields declares its labels itself."""
         takes_fields = "fields" in signature(locate(str(self.source["_target_"]))).parameters
-        injected: dict[str, Any] = {"fields": dict(self.fields)} if self.fields or takes_fields else {}
+        injected: dict[str, Any] = (
+            {"fields": dict(self.fields)} if self.fields or takes_fields else {}
+        )
         source = build(self.source, **injected)
         if not isinstance(source, Source):
             raise ConfigError(
