@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 COMMANDS_WITHIN_LINES = 40
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
-FOREIGN = {"cd", "export", "git", "pre-commit", "source", "tensorboard"}
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/bring_your_own_data.md")
+FOREIGN = {"$EDITOR", "xdg-open", "cd", "export", "git", "pre-commit", "source", "tensorboard"}
 RAY_COMMANDS = {"start", "stop", "get-auth-token", "job"}
 
 
@@ -59,14 +59,18 @@ def check_ray_files(arguments: list[str], repository: Path) -> None:
 
 def check_verb(verb: str, arguments: list[str]) -> None:
     from epitaxy.app.compose import compose
+    from epitaxy.app.data_help import ACTIONS
     from epitaxy.app.help import VERBS
     from epitaxy.data.recipe import load_recipe
 
     assert verb in VERBS, verb
     if verb == "quickstart":
         return
+    if verb == "data":
+        assert arguments[0] in ACTIONS, arguments
+        verb = f"data/{arguments[0]}"
     config = compose(verb, [a for a in arguments if "=" in a]).require()
-    if verb == "prepare":
+    if verb == "prepare" and config["recipe"] != "mine.yaml":
         load_recipe(config["recipe"])
 
 
@@ -117,4 +121,4 @@ def test_commands_come_early(repository: Path) -> None:
 def test_local_links_lead_somewhere(document: str, repository: Path) -> None:
     text = (repository / document).read_text("utf-8")
     for target in re.findall(r"\]\((?!https?://)([^)#]+)", text):
-        assert (repository / target).exists(), target
+        assert (repository / document).parent.joinpath(target).exists(), target

@@ -142,3 +142,11 @@ def test_a_table_tells_which_records_carry_a_label():
     assert table.present("energy").tolist() == [True, False, True]
     with pytest.raises(NeedsError, match="did you mean 'energy'"):
         table.scalar("energies")
+
+
+def test_a_sheared_cell_keeps_its_volume() -> None:
+    """Adding 100,000 times one lattice vector to another changes the cell, not its volume."""
+    cell = np.diag([4.0, 4.0, 4.0])
+    cell[1] += 1e5 * cell[0]
+    record = CrystalRecord("sheared", np.array([11]), np.zeros((1, 3)), cell)
+    assert record.volume == pytest.approx(64.0)

@@ -82,7 +82,8 @@ def _stats(config: dict[str, Any]) -> Done:
     statistics = describe(dataset, sample=sample)
     text = statistics.text()
     if config["out"] is not None:
-        out = write_card(dataset.path, absolute_output(str(config["out"]), "out"))
+        path = absolute_output(str(config["out"]), "out")
+        out = write_card(dataset.path, path, statistics=statistics)
         text += f"\n\ncard {out}"
     return Done(text, statistics)
 

@@ -171,9 +171,9 @@ class Parser:
     def _with_symmetry(self, record: CrystalRecord) -> CrystalRecord:
         if not self.symmetry or record.is_composition:
             return record
-        from epitaxy.data.symmetry import symmetry_labels
+        from epitaxy.data.symmetry import with_symmetry
 
-        return record.replace(labels={**record.labels, **symmetry_labels(record)})
+        return with_symmetry(record)[0]  # where spglib fails, the labels are missing
 
 
 def _counted(records: Sequence[Any]) -> list[Any]:

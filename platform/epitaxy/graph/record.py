@@ -172,7 +172,11 @@ def _check_numbers(record_id: str, numbers: ArrayLike) -> None:
 
 def _check_volume(record: CrystalRecord) -> None:
     periodic = record.cell[record.pbc]
-    if len(periodic) and np.sqrt(abs(np.linalg.det(periodic @ periodic.T))) < MIN_VOLUME_PER_CELL:
+    if len(periodic) == 3:
+        volume = abs(float(np.linalg.det(periodic)))
+    else:
+        volume = float(np.sqrt(abs(np.linalg.det(periodic @ periodic.T))))
+    if len(periodic) and volume < MIN_VOLUME_PER_CELL:
         raise RecordError(
             f"record {record.id!r}: the periodic lattice vectors {periodic.tolist()} span no volume"
         )
