@@ -25,7 +25,7 @@ SHEAR_ORDERS = 6
 MIN_SHEAR_STRAIN = 2e-3
 MIN_FRAMES = 6
 INDEPENDENT = 40
-"""Frames of few families count as this many independent ones at most."""
+"""Frames of a family count as this many independent ones at most."""
 AFFINE = 0.1
 """Å. Atoms displaced by more (root mean square) against the cell answer to more than its strain."""
 CLEAR = 4.0
@@ -108,11 +108,11 @@ def by_strain(families: Sequence[Sequence[Frame]]) -> tuple[Alignment, set[str]]
 
 
 def by_wall(walls: Walls, without: set[str]) -> Alignment:
-    """Returns the alignment of the stress with the shears of the wall, of frames not ``without``."""
+    """Returns the alignment of the stress with the wall's shears, of frames not in ``without``."""
     size = np.linalg.norm(walls.wall, axis=(1, 2))
     shear = walls.wall[:, _ROW, _COLUMN].copy()
     # Shears far below the pressure come from where the wall ends, not from the crystal.
-    shear[np.abs(shear).max(1) < 0.01 * size] = 0.0
+    shear[np.abs(shear).max(1) < 0.002 * size] = 0.0
     usable = np.isfinite(shear).all(1) & np.isfinite(walls.stress).all(axis=(1, 2))
     usable &= np.array([name not in without for name in walls.ids])
     return _align(shear[usable], walls.stress[usable], walls.family[usable])
@@ -137,7 +137,7 @@ def _quietest(family: Sequence[Frame], cells: np.ndarray) -> int:
     """Returns the frame with the smallest forces; of equals, that with the middle cell."""
     force = np.zeros(len(family))
     if family[0].forces is not None:
-        force = np.array([np.abs(frame.forces).max() for frame in family])
+        force = np.array([np.abs(f.forces).max() for f in family if f.forces is not None])
     away = np.linalg.norm(cells - np.median(cells, axis=0), axis=(1, 2))
     return int(np.lexsort((away, np.round(force, 3)))[0])
 
@@ -152,22 +152,26 @@ def _align(
         stress - np.trace(stress, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3), axis=(1, 2)
     )
     size, label = np.linalg.norm(shear, axis=1), np.linalg.norm(listed, axis=1)
-    heard = (size > 0) & (label > 0.1 * deviator) & (label > 1e-9)
+    heard = (size > 0) & (label > 0.05 * deviator) & (label > 1e-9)
     shear, listed, family = shear[heard], listed[heard], family[heard]
     if not len(shear):
         return Alignment(np.zeros(SHEAR_ORDERS), 0, 0.0, 0)
     orders = np.array([[slot - 3 for slot in order[3:]] for order in ORDERS[:SHEAR_ORDERS]])
     products = np.einsum("fa,foa->fo", shear, listed[:, orders])
     cosines = products / (size[heard] * label[heard])[:, None]
-    names = np.unique(family)
-    count = min(len(cosines), INDEPENDENT)
-    if len(names) >= 8:
-        cosines = np.array([cosines[family == name].mean(0) for name in names])
-        count = len(names)
-    mean = cosines.mean(0)
+    _, inverse, counts = np.unique(family, return_inverse=True, return_counts=True)
+    weight = np.minimum(1.0, INDEPENDENT / counts)[inverse]
+    mean = np.average(cosines, axis=0, weights=weight)
     best = int(mean.argmax()) if mean.max() > mean[0] + 1e-9 else 0
     # The declared order must beat every other, another one only the declared.
     others = range(1, SHEAR_ORDERS) if best == 0 else [0]
     leads = [cosines[:, best] - cosines[:, other] for other in others]
-    margin = min(lead.mean() / (lead.std() / np.sqrt(count) + 1e-9) for lead in leads)
+    margin = min(significance(lead, weight) for lead in leads)
     return Alignment(mean, best, float(margin), int(heard.sum()))
+
+
+def significance(values: np.ndarray, weight: np.ndarray) -> float:
+    """Returns the weighted mean in standard errors; a weight of 1 is one independent value."""
+    mean = np.average(values, weights=weight)
+    spread = np.sqrt(np.average((values - mean) ** 2, weights=weight))
+    return float(mean / (spread / np.sqrt(weight.sum()) + 1e-9))

@@ -50,8 +50,10 @@ class Walls:
 
     Attributes:
         ids: Of the frames.
+        elements: Which elements each is made of.
         family: Index of the family of each frame.
         num_atoms: Its atoms.
+        volume: Of its cell, Å³.
         force: Root mean square force on an atom as declared, eV/Å.
         cosine: Cosine between all its forces and those of the wall.
         stress: Declared stress, eV/Å³.
@@ -59,8 +61,10 @@ class Walls:
     """
 
     ids: list[str]
+    elements: list[bytes]
     family: Int64[np.ndarray, " frames"]
     num_atoms: Float64[np.ndarray, " frames"]
+    volume: Float64[np.ndarray, " frames"]
     force: Float64[np.ndarray, " frames"]
     cosine: Float64[np.ndarray, " frames"]
     stress: Float64[np.ndarray, "frames 3 3"]
@@ -69,7 +73,7 @@ class Walls:
 
 def build_walls(families: Sequence[Sequence[Frame]]) -> Walls:
     """Returns walls of up to ``MAX_WALLS`` frames, one of every family before a second of any."""
-    rows = []
+    rows: list[tuple[int, Frame, np.ndarray, np.ndarray]] = []
     atoms = 0
     for index, frame in _by_turns(families):
         atoms += frame.num_atoms
@@ -79,8 +83,10 @@ def build_walls(families: Sequence[Sequence[Frame]]) -> Walls:
         rows.append((index, frame, forces, stress))
     return Walls(
         [frame.id for _, frame, *_ in rows],
+        [np.unique(frame.numbers).tobytes() for _, frame, *_ in rows],
         np.array([index for index, *_ in rows], dtype=np.int64),
         np.array([frame.num_atoms for _, frame, *_ in rows], dtype=np.float64),
+        np.array([frame.volume for _, frame, *_ in rows]),
         np.array([_force(frame) for _, frame, *_ in rows]),
         np.array([_cosine(frame, forces) for _, frame, forces, _ in rows]),
         np.array([_UNKNOWN if f.stress is None else f.stress for _, f, *_ in rows]).reshape(
