@@ -176,7 +176,7 @@ def test_arrays_of_ase_and_monty_in_json() -> None:
     [
         ({"__ndarray__": [[2, 2], "float64", [1, 2, 3]]}, "JSON array is malformed"),
         ({"__ndarray__": [[2], "no type", [1, 2]]}, "JSON array is malformed"),
-        ({"__ndarray__": [[1], "object", [1]]}, "arrays of object are not read"),
+        ({"__ndarray__": [[1], "object", [1]]}, "arrays of 'object' are not read"),
         ({"__ndarray__": [[1], "uint8", [10**30]]}, "JSON array is malformed"),
         ({"__ndarray__": 3}, "JSON array is malformed"),
         ({"k": "\ud800"}, "a text is no Unicode"),

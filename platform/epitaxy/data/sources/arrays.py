@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from epitaxy.data.sources.paths import find, first_present
+from epitaxy.data.sources.paths import find, first_present, printable
 from epitaxy.errors import RecordError
 from epitaxy.graph.symbols import SYMBOLS, atomic_number
 
@@ -32,6 +32,7 @@ ARRAY_KEYS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 """Names under which structures given as bare arrays are usually found."""
 
+_DTYPE = re.compile(r"bool|u?int(8|16|32|64)?|float(16|32|64)?|[<>=|]?(b1|[iu][1248]|f[248]|U\d+)")
 _TRUE = {"true", "t", "1", "1.0"}
 _FALSE = {"false", "f", "0", "0.0"}
 
@@ -244,7 +245,9 @@ def floats(name: str, raw: Any) -> np.ndarray:
             raise TypeError(f"an array of {array.dtype}")
         array = array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise RecordError(f"{name!r} is no array of numbers: {str(error)[:120]}") from error
+        raise RecordError(
+            f"{name!r} is no array of numbers: {printable(str(error), 120)}"
+        ) from error
     if not np.isfinite(array).all():
         raise RecordError(f"{name!r} holds NaN or infinity")
     return array
@@ -266,7 +269,7 @@ def literal(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        reason = str(error)[:120]
+        reason = printable(str(error), 120)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the compiler, on text that is no Python
@@ -311,10 +314,10 @@ def _text(value: Any) -> Any:
 def _ndarray(parts: Any) -> np.ndarray:
     try:
         shape, name, data = parts
+        if not _DTYPE.fullmatch(str(name)):
+            raise TypeError(f"arrays of {str(name)[:20]!r} are not read")
         dtype = np.dtype(str(name))
-        if dtype.kind not in "biufU":
-            raise TypeError(f"arrays of {dtype} are not read")
         array = np.array(data, dtype=dtype)
         return array if shape is None else array.reshape(shape)
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise RecordError(f"a JSON array is malformed: {str(error)[:120]}") from error
+        raise RecordError(f"a JSON array is malformed: {printable(str(error), 120)}") from error

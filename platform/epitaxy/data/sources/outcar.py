@@ -69,7 +69,10 @@ class OutcarReader:
             if name in line and (match := pattern.search(line)):
                 self._elements[name].append(match[1])
         if "ions per type" in line:
-            self._counts = [int(word) for word in line.partition("=")[2].split()]
+            words = line.partition("=")[2].split()
+            if not all(word.isdecimal() and len(word) < 8 for word in words):
+                raise RecordError(f"{line.strip()[:60]!r} is not numbers of ions")
+            self._counts = [int(word) for word in words]
         elif not self._limit and "NELM" in line and (match := _LIMIT.search(line)):
             self._limit = int(match[1])
 
@@ -79,7 +82,9 @@ class OutcarReader:
         elif "aborting loop because EDIFF is reached" in line:
             self._reached = True
         elif "direct lattice vectors" in line:
-            self._entry["cell"] = np.array([self._floats(next(self._lines, ""))[:3] for _ in "abc"])
+            self._entry["cell"] = np.array(
+                [self._floats(next(self._lines, ""), 6)[:3] for _ in "abc"]
+            )
         elif "in kB " in line:
             xx, yy, zz, xy, yz, zx = self._floats(line.partition("in kB")[2], 6)
             self._entry["stress"] = np.array([[xx, xy, zx], [xy, yy, yz], [zx, yz, zz]])
@@ -123,13 +128,13 @@ class OutcarReader:
                 return np.repeat(np.array(numbers, dtype=np.int64), self._counts)
         raise RecordError("the file does not name its elements as often as numbers of ions")
 
-    def _floats(self, text: str, count: int = 3) -> list[float]:
+    def _floats(self, text: str, count: int) -> list[float]:
         try:
             values = [float(word) for word in _RUN_ON.sub(" -", text).split()]
         except ValueError as error:
             raise RecordError(
                 f"ionic step {self.steps}: {text.strip()[:60]!r} holds more than numbers"
             ) from error
-        if len(values) < count:
+        if len(values) != count:
             raise RecordError(f"the file is cut off or damaged after {self.steps} ionic steps")
         return values

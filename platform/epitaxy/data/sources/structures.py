@@ -173,7 +173,8 @@ def from_pymatgen(structure: Any) -> Geometry:
         _one_element(index, [(kind.symbol, amount) for kind, amount in site.species.items()])
         for index, site in enumerate(structure)
     ]
-    positions = vectors("positions", np.array(structure.cart_coords))
+    with np.errstate(all="ignore"):  # infinite coordinates; they are refused next
+        positions = vectors("positions", np.array(structure.cart_coords))
     lattice = getattr(structure, "lattice", None)
     if lattice is None:
         pbc = np.zeros(3, dtype=bool)
