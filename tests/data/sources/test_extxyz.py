@@ -160,6 +160,28 @@ def test_columns_of_the_structure_are_free(tmp_path: Path) -> None:
     assert not record.pbc.any()
 
 
+@pytest.mark.parametrize(
+    ("comment", "row", "options", "message"),
+    [
+        ("Properties=species:S:1:s:R:3", "Na 0 0 0", {"fractional": "s"}, "need a cell"),
+        (
+            'Lattice="4 0 0 0 4 0 0 0 4" Properties=species:S:1:s:R:1', "Na 0", {"fractional": "s"},
+            "column 's' has 1 numbers, expected 3",
+        ),
+        ("Properties=species:S:1:pos:R:2", "Na 0 0", {}, "column 'pos' has 2 numbers, expected 3"),
+        ("Properties=Z:I:1:pos:R:3", "17.5 0 0 0", {}, "atom 0: 17.5 is no atomic number"),
+        ("Properties=Z:I:1:pos:R:3", "nan 0 0 0", {}, "atom 0: nan is no atomic number"),
+        ("Properties=Z:I:2:pos:R:3", "1 1 0 0 0", {}, "positions has shape"),
+        ("Properties=Z:I:1:pos:R:3", "0 0 0 0", {}, "atom 0: 0 is no atomic number"),
+    ],
+)  # fmt: skip
+def test_columns_that_make_no_structure(
+    tmp_path: Path, comment: str, row: str, options: dict[str, str], message: str
+) -> None:
+    path = write(tmp_path / "a.xyz", comment, [row])
+    assert message in why(path, fields={}, columns=options)
+
+
 def test_real_carbon_has_its_forces_in_another_column(data_dir: Path) -> None:
     """``frac_pos`` and the positions agree; ASE reports no forces for the column ``force``."""
     path = str(data_dir / "importers" / "extxyz_variant_carbon_100.xyz.gz")

@@ -115,6 +115,17 @@ def test_a_zip_of_several_files_is_refused(tmp_path: Path) -> None:
         read_all(str(tmp_path / "a.json.zip"))
 
 
+def test_a_locked_zip_is_named(tmp_path: Path) -> None:
+    """The first bit of the general flags says that a file is encrypted."""
+    path = Path(packed(tmp_path / "a.json.zip", b"[]"))
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(SourceError, match=r"cannot be unpacked: .*encrypted"):
+        read_all(str(path))
+
+
 def test_a_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "BOMB_BYTES", 1 << 16)
     (tmp_path / "a.json.gz").write_bytes(gzip.compress(b" " * (1 << 24)))

@@ -212,6 +212,12 @@ def test_a_truncated_archive_is_named(folder: Path, tmp_path: Path) -> None:
         read(path)
 
 
+def test_a_table_with_a_quote_that_never_ends_is_named(folder: Path) -> None:
+    (folder / "id_prop.csv").write_text('10,"' + "1,2\n" * 50_000)
+    with pytest.raises(SourceError, match=r"id_prop\.csv, line \d+: .*limit"):
+        read(folder)
+
+
 def test_a_table_in_another_encoding_is_named(folder: Path) -> None:
     (folder / "id_prop.csv").write_bytes("10,é\n".encode("latin1"))
     with pytest.raises(SourceError, match=r"id_prop\.csv is not UTF-8"):

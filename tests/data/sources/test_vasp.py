@@ -216,6 +216,27 @@ def test_numbers_that_did_not_fit_their_columns(tmp_path: Path) -> None:
     check(read(tmp_path), wide)
 
 
+def test_numbers_of_ions_that_are_none(tmp_path: Path) -> None:
+    text = outcar(made_up(1))
+    for counts in ("   1   x", "   1   2.5", " 123456789"):
+        (tmp_path / "OUTCAR").write_text(re.sub(r"(ions per type = ).*", rf"\g<1>{counts}", text))
+        (bad,) = read(tmp_path)
+        assert "is not numbers of ions" in str(bad.error)
+
+
+def test_a_step_without_a_structure_or_an_energy(tmp_path: Path) -> None:
+    parts = vasprun(made_up(1)).split(" <calculation>")
+    bare = re.sub(r" <structure>.*?</structure>\n", "", parts[1], flags=re.DOTALL)
+    (tmp_path / "vasprun.xml").write_text(f"{parts[0]} <calculation>{bare}")
+    (bad,) = read(tmp_path)
+    assert "an ionic step has no structure" in str(bad.error)
+    still = re.sub(r"  <scstep>.*</scstep>\n", "", parts[1], flags=re.DOTALL)
+    (tmp_path / "vasprun.xml").write_text(f"{parts[0]} <calculation>{still}")
+    (record,) = read(tmp_path)
+    assert "energy" in record.labels
+    assert "energy_sigma0" not in record.labels  # not the number that VASP gives that name
+
+
 def test_a_damaged_archive_of_one_run_is_named(tmp_path: Path) -> None:
     (tmp_path / "OUTCAR.gz").write_bytes(gzip.compress(outcar(made_up(3)).encode())[:-400])
     (tmp_path / "b").mkdir()

@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from epitaxy.data.field_rule import FieldRule, read_labels
+from epitaxy.data.sources.arrays import Geometry, cartesian, read_numbers
 from epitaxy.data.sources.contract import Piece, PieceSource
 from epitaxy.data.sources.files import open_text, stem
-from epitaxy.data.sources.structures import Geometry
 from epitaxy.errors import ConfigError, RecordError, SourceError, closest
 from epitaxy.graph.record import CrystalRecord
 from epitaxy.graph.symbols import atomic_number
@@ -108,9 +108,9 @@ class ExtendedXyz(PieceSource):
         pbc = _booleans(info["pbc"]) if "pbc" in info else np.full(3, periodic)
         numbers = _atomic_numbers(self._names, columns, rows)
         if "fractional" in self._names:
-            positions = _column(columns, rows, self._names["fractional"]) @ cell
+            positions = cartesian(_vectors(columns, rows, self._names["fractional"]), cell)
         else:
-            positions = _column(columns, rows, self._names["positions"])
+            positions = _vectors(columns, rows, self._names["positions"])
         return Geometry(numbers, positions, cell, pbc)
 
 
@@ -225,12 +225,19 @@ def _column(columns: Mapping[str, _Column], rows: np.ndarray, name: str) -> np.n
     return values[:, 0] if width == 1 else values
 
 
+def _vectors(columns: Mapping[str, _Column], rows: np.ndarray, name: str) -> np.ndarray:
+    values = _column(columns, rows, name)
+    if values.shape != (len(rows), 3):
+        raise RecordError(f"column {name!r} has {columns[name].width} numbers, expected 3 (R:3)")
+    return values
+
+
 def _atomic_numbers(
     names: Mapping[str, str], columns: Mapping[str, _Column], rows: np.ndarray
 ) -> np.ndarray:
     if names["elements"] not in columns or "numbers" in names:
         name = names.get("numbers", "Z" if "Z" in columns else "numbers")
-        return _column(columns, rows, name).astype(np.int64)
+        return read_numbers(_column(columns, rows, name))
     symbols = rows[:, columns[names["elements"]].start].tolist()
     numbers = {symbol: _element(symbols, symbol) for symbol in set(symbols)}
     return np.array([numbers[symbol] for symbol in symbols], dtype=np.int64)
