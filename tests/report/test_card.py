@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,12 +13,13 @@ import pytest
 
 from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
+from epitaxy.data.manifest import FILE_NAME, Manifest
 from epitaxy.data.recipe import Recipe, load_recipe
 from epitaxy.data.statistics import describe
 from epitaxy.data.symmetry import with_symmetry
 from epitaxy.errors import ConfigError, ShardError
 from epitaxy.graph.record import AMOUNT, CrystalRecord, Label
-from epitaxy.report.card import CHECKS, write_card
+from epitaxy.report.card import write_card
 
 VOID = {"meta", "img", "br"}
 HOSTILE = "<script>alert('1')</script>&\"$x^2$"
@@ -70,8 +71,14 @@ def card_of(folder: Path, **options: Any) -> Page:
 
 
 def made(records: list[CrystalRecord], folder: Path, **options: Any) -> Path:
-    prepare(records, folder, progress=False, **options)
+    prepare(records, folder, progress=False, **{"checks": "off", **options})
     return folder
+
+
+def judge(folder: Path, checks: list[dict[str, Any]]) -> None:
+    """Writes ``checks`` into the manifest."""
+    manifest = dataclasses.replace(Manifest.load(folder), checks=tuple(checks))
+    (folder / FILE_NAME).write_text(manifest.to_json(), encoding="utf-8")
 
 
 def test_frames_with_forces_and_stress(crystals: Any, tmp_path: Path) -> None:
@@ -125,7 +132,7 @@ def test_hostile_text_is_text(crystals: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     folder = made([record, plain], tmp_path / "hostile", recipe=recipe)
     hostile = {"name": HOSTILE, "verdict": HOSTILE, "statement": HOSTILE, "evidence": {HOSTILE: 1}}
-    (folder / CHECKS).write_text(json.dumps([hostile]), encoding="utf-8")
+    judge(folder, [hostile])
     page = card_of(folder)
     assert page.text.count("<script>alert('1')</script>") >= 12
 
@@ -138,18 +145,12 @@ def test_checks_are_a_table_with_words(crystals: Any, tmp_path: Path) -> None:
         {"name": "unit", "verdict": "confirmed", "statement": "Right.", "evidence": None},
         {"name": "other", "verdict": "unheard of", "statement": "", "evidence": ["x", 3]},
     ]  # fmt: skip
-    (folder / CHECKS).write_text(json.dumps(checks), encoding="utf-8")
+    judge(folder, checks)
     text = write_card(folder, tmp_path / "card.html").read_text(encoding="utf-8")
     assert '<span class="verdict bad">✗ contradicted</span>' in text
     assert '<span class="verdict good">✓ confirmed</span>' in text
     assert '<span class="verdict open">· unheard of</span>' in text
     assert "compressed cells 12; slope −0.2500; first c0001" in text
-    (folder / CHECKS).write_text("{}", encoding="utf-8")
-    with pytest.raises(ConfigError, match="must hold a list of checks"):
-        write_card(folder, tmp_path / "card.html")
-    (folder / CHECKS).write_text("[", encoding="utf-8")
-    with pytest.raises(ConfigError, match="cannot be read as JSON"):
-        write_card(folder, tmp_path / "card.html")
 
 
 def test_without_labels_and_with_one_record(crystals: Any, tmp_path: Path) -> None:

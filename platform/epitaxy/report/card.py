@@ -30,9 +30,6 @@ from epitaxy.report.tables import (
     tiles,
 )
 
-CHECKS = "checks.json"
-"""File beside the manifest with what physics says of the labels, if the manifest does not."""
-
 _VERDICTS = {
     "confirmed": ("good", "✓"),
     "undetermined": ("open", "?"),
@@ -81,7 +78,7 @@ def render(dataset: Dataset, statistics: Statistics) -> str:
     manifest = dataset.manifest
     parts = [
         _overview(dataset, statistics),
-        _checks(_read_checks(dataset)),
+        _checks(dataset.manifest.checks),
         sections.labels_section(dataset, statistics),
         sections.elements_section(statistics),
         sections.structures_section(statistics),
@@ -140,25 +137,12 @@ def _stored_bytes(dataset: Dataset) -> int:
     return sum(entry.bytes for entry in entries)
 
 
-def _read_checks(dataset: Dataset) -> Sequence[Mapping[str, Any]]:
-    path = dataset.path / CHECKS
-    if dataset.manifest.checks or not path.exists():
-        return dataset.manifest.checks
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {error}; write it again") from error
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise ConfigError(f"{path} must hold a list of checks: objects with name and verdict")
-    return found
-
-
 def _checks(checks: Sequence[Mapping[str, Any]]) -> str:
     if not checks:
         return ""
     rows: list[list[str | Markup]] = [
         [
-            str(check.get("name", "")),
+            str(check.get("name", "")).replace("_", " "),
             _Verdict(str(check.get("verdict", ""))),
             str(check.get("statement", "")),
             _evidence(check.get("evidence")),
@@ -199,7 +183,11 @@ def _provenance(dataset: Dataset) -> str:
         ("storage", f"{manifest.storage}, shards: {len(manifest.shards)}"),
     ]
     files = [
-        [str(file.get("path")), byte_size(int(file.get("bytes", 0))), str(file.get("sha256"))]
+        [
+            Path(str(file.get("path"))).name,
+            byte_size(int(file.get("bytes", 0))),
+            str(file.get("sha256")),
+        ]
         for file in manifest.source.get("files", ())
     ]
     notes = str(recipe.get("notes") or "")
