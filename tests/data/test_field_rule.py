@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from epitaxy.data.field_rule import FieldRule, check_fields, read_labels
+from epitaxy.data.recipe import Recipe
 from epitaxy.data.sources.arrays import Geometry
 from epitaxy.errors import ConfigError, RecordError, UnitError
 
@@ -269,6 +270,11 @@ def test_published_scalings_are_undone() -> None:
     [
         ("energy", FieldRule("e", "eVV"), UnitError, "field 'energy': unknown unit 'eVV'"),
         ("energy", FieldRule("e", "GPa"), UnitError, "measure different"),
+        ("energy", FieldRule("e", 1), ConfigError, "unit is 1, a int; put text in quotes"),  # type: ignore[arg-type]
+        ("gap", FieldRule("g", per_atom="no"), ConfigError, "per_atom is 'no', a str"),  # type: ignore[arg-type]
+        ("gap", FieldRule("g", values=["a"]), ConfigError, "values is .'a'., a list"),  # type: ignore[arg-type]
+        ("gap", FieldRule("g", values={"a": "x"}), ConfigError, "gives 'x' for 'a'"),  # type: ignore[dict-item]
+        ("gap", FieldRule("g", missing="na"), ConfigError, "missing is 'na', a str"),  # type: ignore[arg-type]
         ("forces", FieldRule("f", "eV", per_atom=True), UnitError, "measure different"),
         ("forces", FieldRule("f", "eV/Å"), ConfigError, "per_atom must be true"),
         ("energy", FieldRule("e", "eV", per_atom=True), ConfigError, "per_atom must be false"),
@@ -296,6 +302,13 @@ def test_rules_that_cannot_work(
 ) -> None:
     with pytest.raises(error, match=message):
         check_fields({name: rule})
+
+
+def test_one_missing_value_needs_no_list() -> None:
+    """YAML: ``missing: na`` is not the letters n and a, and ``missing: 0`` is not nothing."""
+    for missing, expected in (("na", ("na",)), (0, (0,)), ([-1, "x"], (-1, "x")), (None, ())):
+        content = {"source": {"_target_": "a.b"}, "fields": {"g": {"key": "k", "missing": missing}}}
+        assert Recipe.from_dict(content).fields["g"].missing == expected
 
 
 def test_labels_of_a_record() -> None:

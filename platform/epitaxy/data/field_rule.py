@@ -81,6 +81,7 @@ class FieldRule:
             ConfigError: If the sign or the order of a stress is missing or unknown, a label is
                 wrongly per atom or not, or a scaling loses the value.
         """
+        self._check_types(name)
         try:
             self.scale(name)
         except UnitError as error:
@@ -97,6 +98,21 @@ class FieldRule:
             self._check_stress()
         elif self.sign is not None:
             raise ConfigError(f"field {name!r}: sign is for stress only")
+
+    def _check_types(self, name: str) -> None:
+        """Refuses settings of another type, as YAML gives them for want of quotes."""
+        kinds: dict[str, Any] = dict.fromkeys(("key", "unit", "scheme", "normalizer"), str)
+        kinds |= {"per_atom": bool, "optional": bool, "components": (str, Mapping)}
+        for setting, kind in (kinds | {"missing": tuple, "values": Mapping}).items():
+            found = getattr(self, setting)
+            if not isinstance(found, kind):
+                raise ConfigError(
+                    f"field {name!r}: {setting} is {found!r}, a {type(found).__name__}; put text "
+                    "in quotes, and see FieldRule for what is expected"
+                )
+        for value, number in self.values.items():
+            if not isinstance(number, (int, float)):
+                raise ConfigError(f"field {name!r}: values gives {number!r} for {value!r}")
 
     def _check_stress(self) -> None:
         if self.sign not in _SIGNS:

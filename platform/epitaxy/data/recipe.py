@@ -83,7 +83,8 @@ class Recipe:
             for key, value in rule.items():
                 if value == UNKNOWN:
                     raise ConfigError(f"{where}: {key} is still {UNKNOWN!r}; say what it is")
-            missing = tuple(rule.get("missing") or ())
+            raw = [] if rule.get("missing") is None else rule["missing"]
+            missing = tuple(raw) if isinstance(raw, (list, tuple)) else (raw,)
             rules[label] = FieldRule(**{**rule, "key": str(rule["key"]), "missing": missing})
         return cls(**{"name": name, **content, "fields": rules})
 
