@@ -109,17 +109,19 @@ def planted_pairs(dataset: Dataset, fingerprints: Fingerprints, count: int) -> l
         recalled = sum(one == other for one, other in pairs)
         hits, everything = hits + recalled, everything + len(rows)
         strangers += [(one, other) for one, other in pairs if one != other]
-        table.append(row("planted", f"recall, {kind}", recalled / len(rows), f"of {len(rows)}"))
+        table.append(
+            row("planted", f"recall, {kind}", recalled / len(rows), f"share of {len(rows)}")
+        )
         for name, value in (("median", np.median(apart)), ("largest", np.max(apart))):
             table.append(row("planted", f"{name} distance, {kind}", value, "Å"))
     verdicts = list(judged(dataset, strangers, strict=True))
     wrong = sum(verdict is False for verdict in verdicts)
     return [
         *table,
-        row("planted", "recall, all kinds", hits / everything, f"of {everything}"),
+        row("planted", "recall, all kinds", hits / everything, f"share of {everything}"),
         row("planted", "matches with another crystal", len(strangers), ""),
         row("planted", "of these, other structures to pymatgen", wrong, ""),
-        row("planted", "precision", 1 - wrong / (hits + len(strangers)), ""),
+        row("planted", "precision", 1 - wrong / (hits + len(strangers)), "share"),
     ]
 
 
@@ -147,7 +149,7 @@ def polymorphs(dataset: Dataset, fingerprints: Fingerprints, sample: int) -> lis
             known = [verdict for verdict in verdicts if verdict is not None]
             share = np.mean(known) if known else np.nan
             table.append(
-                row("polymorphs", f"matched by pymatgen, {where}", share, f"of {len(known)}")
+                row("polymorphs", f"matched by pymatgen, {where}", share, f"share of {len(known)}")
             )
     return table
 

@@ -154,7 +154,7 @@ def test_matches_are_all_pairs_within_the_tolerance(crystals):
             for other in range(40)
             if distance(first[row], second[other], level) <= limit
         }
-        assert found == pytest.approx(expected)
+        assert found == pytest.approx(expected, abs=1e-6)
         assert 20 <= len(expected) < 1600, "a test of some, not of all or none"
 
 
@@ -165,6 +165,25 @@ def test_chains_are_one_cluster(crystals):
     assert distance(fingerprints[0], fingerprints[3]) > 0.015
     assert [rows.tolist() for rows in find_duplicates(fingerprints)] == [[0, 1, 2, 3], [4, 5]]
     assert find_duplicates(fingerprints, tolerance=1e-4) == []
+
+
+def test_clusters_are_the_connected_components(crystals):
+    from scipy.sparse.csgraph import connected_components
+
+    rng = np.random.default_rng(5)
+    base = crystals.triclinic(2, 5)
+    frames = [
+        base.replace(positions=base.positions + rng.normal(size=(5, 3)) * rng.uniform(0, 0.03))
+        for _ in range(80)
+    ]
+    fingerprints = Fingerprints.of(frames)
+    table = [[distance(one, other) for other in fingerprints] for one in fingerprints]
+    number, labels = connected_components(np.array(table) <= 0.02)
+    sizes = sorted(size for size in np.bincount(labels).tolist() if size > 1)
+    found = find_duplicates(fingerprints, tolerance=0.02)
+    assert sorted(len(rows) for rows in found) == sizes
+    assert all(len(set(labels[rows].tolist())) == 1 for rows in found)
+    assert 1 < number < 80
 
 
 def test_many_copies_are_one_cluster_and_quick(crystals):

@@ -1,22 +1,25 @@
 """Which records hold the same structure, found without comparing every pair.
 
-Only fingerprints of one reduced formula are compared. Within such a bucket a k-d tree on a few
-widely spread coordinates gives candidates (whoever is near in all coordinates is near in these),
-and the full fingerprints decide. Copies are collapsed before the tree sees them.
+Only fingerprints of one reduced formula are compared, coordinate by coordinate and those that are
+spread most widely first: nearly every pair of different structures ends at the first few. Copies
+are compared once, and a search for clusters compares nothing with what is in the cluster already.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from numba import njit
 from tqdm import tqdm
 
 from epitaxy.data.codec import decode
@@ -27,10 +30,13 @@ from epitaxy.data.split_rules import cluster_keys
 
 logger = logging.getLogger(__name__)
 
-_TREE_AXES = 16
-_QUERY_BLOCK = 256
+_STRIDE = 16
 _READ_BLOCK = 256
 _COLUMNS = ("ids", "formulas", "lengths", "values", "offsets")
+
+Array = Any  # of numpy outside, of numba inside a kernel; docstrings give shapes
+
+_jit = njit(cache=True, nogil=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +73,20 @@ def find_duplicates(
     Raises:
         ConfigError: If there is no such level.
     """
+    limit = tolerance_of(level, tolerance)
     union = Union(len(fingerprints))
-    for found in find_matches(fingerprints, fingerprints, level=level, tolerance=tolerance):
-        linked = np.concatenate([found.first, found.second])
-        union.join(np.full(len(linked), linked[0]), linked)
+    for rows in buckets(fingerprints.formulas).values():
+        if len(rows) == 1:
+            continue
+        sizes = _sizes(fingerprints, rows)
+        for size in np.unique(sizes).tolist():
+            alike = rows[sizes == size]
+            labels = np.zeros(len(alike), dtype=np.int64)
+            if size:  # compositions: the formula is all there is
+                points, copies = _distinct(fingerprints.points(alike, level))
+                labels = _components(points[:, _widest_first(points)], limit)[copies]
+            _, firsts, ranks = np.unique(labels, return_index=True, return_inverse=True)
+            union.join(alike, alike[firsts[ranks]])
     return [rows for rows in union.clusters() if len(rows) > 1]
 
 
@@ -172,44 +188,81 @@ def _matches(
     limit: float,
 ) -> Iterator[Matches]:
     """Yields the matches among records of one formula."""
-    points, copies = _distinct(first.points(rows, level), rows)
-    other_points, other_copies = _distinct(second.points(others, level), others)
-    for place, near, apart in _near(points, other_points, limit):
-        found = [other_copies[k] for k in near]
-        distance = np.repeat(apart, [len(part) for part in found])
-        yield Matches(copies[place], np.concatenate(found), distance)
-
-
-def _distinct(points: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Returns the different ``points`` and which of ``rows`` are copies of each."""
-    places: dict[bytes, list[int]] = {}
+    points, copies = _distinct(first.points(rows, level))
+    theirs, their_copies = _distinct(second.points(others, level))
+    order = _widest_first(theirs)
+    points, theirs = points[:, order], theirs[:, order]
+    apart = np.empty(len(theirs), dtype=np.float32)
     for place, point in enumerate(points):
-        places.setdefault(point.tobytes(), []).append(place)
-    kept = [members[0] for members in places.values()]
-    return points[kept], [rows[members] for members in places.values()]
+        _measure(point, theirs, limit, apart)
+        distance = apart[their_copies]
+        near = np.flatnonzero(distance <= limit)
+        if len(near):
+            yield Matches(rows[copies == place], others[near], distance[near].astype(np.float64))
 
 
-def _near(
-    points: np.ndarray, others: np.ndarray, limit: float
-) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Yields (place, places of others within ``limit``, their distances), none if there are none.
+def _distinct(points: np.ndarray) -> tuple[np.ndarray, Int64[np.ndarray, " points"]]:
+    """Returns the different ``points``, and which of them each point is."""
+    places: dict[bytes, int] = {}
+    kept: list[int] = []
+    copies = np.empty(len(points), dtype=np.int64)
+    for row, point in enumerate(points):
+        key = hashlib.blake2b(point.tobytes(), digest_size=16).digest()
+        copies[row] = places.setdefault(key, len(places))
+        if copies[row] == len(kept):
+            kept.append(row)
+    return points[kept], copies
 
-    The distance is the largest difference of any coordinate.
+
+def _widest_first(points: np.ndarray) -> Int64[np.ndarray, " entries"]:
+    return np.argsort(-points.std(axis=0), kind="stable")
+
+
+@_jit
+def _measure(point: Array, others: Array, limit: float, apart: Array) -> None:
+    """Writes the largest difference of any coordinate to each other point, or infinity.
+
+    Infinity stands for anything above ``limit``.
     """
-    from scipy.spatial import cKDTree
+    for row in range(len(others)):
+        other = others[row]
+        largest = np.float32(0.0)
+        start = 0
+        while start < len(point) and largest <= limit:
+            for k in range(start, min(start + _STRIDE, len(point))):
+                largest = max(largest, abs(point[k] - other[k]))
+            start += _STRIDE
+        apart[row] = largest if largest <= limit else np.inf
 
-    spread = np.argsort(others.std(axis=0))[::-1]
-    axes = spread[np.linspace(0, len(spread) // 2, _TREE_AXES).astype(int)]
-    tree = cKDTree(others[:, axes])
-    for start in range(0, len(points), _QUERY_BLOCK):
-        block = points[start : start + _QUERY_BLOCK]
-        candidates = tree.query_ball_point(block[:, axes], limit * (1 + 1e-9), p=np.inf)
-        for offset, listed in enumerate(candidates):
-            chosen = np.array(sorted(listed), dtype=np.int64)
-            apart = np.abs(others[chosen] - block[offset]).max(axis=1, initial=0.0)
-            near = apart <= limit
-            if near.any():
-                yield start + offset, chosen[near], apart[near]
+
+@_jit
+def _components(points: Array, limit: float) -> Array:
+    """Returns a number for each point, equal for points that a chain of near ones connects."""
+    labels = np.full(len(points), -1, np.int64)
+    pending = np.arange(len(points))  # those that no cluster has yet come first
+    number = len(points)
+    queue = np.empty(len(points), np.int64)
+    apart = np.empty(1, np.float32)
+    while number:
+        number -= 1
+        seed = pending[number]
+        labels[seed], queue[0] = seed, seed
+        done, found = 0, 1
+        while done < found:
+            point = points[queue[done]]
+            done += 1
+            left = 0
+            for k in range(number):
+                row = pending[k]
+                _measure(point, points[row : row + 1], limit, apart)
+                if apart[0] <= limit:
+                    labels[row], queue[found] = seed, row
+                    found += 1
+                else:
+                    pending[left] = row
+                    left += 1
+            number = left
+    return labels
 
 
 def load_fingerprints(

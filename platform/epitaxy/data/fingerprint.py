@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float64, Int64, UInt16
+from jaxtyping import Float32, Float64, Int64, UInt16
 
 from epitaxy.data.shells import REACH, neighbor_shells
 from epitaxy.errors import ConfigError, closest
@@ -36,7 +36,11 @@ Level = Literal["same", "similar"]
 TOLERANCES: Mapping[str, float] = {"same": 0.015, "similar": 0.03}
 """Largest difference of any entry, in Å for ``same`` and in units of ℓ (about 3 Å) for ``similar``.
 
-Chosen on the 30,325 crystals of ``mp_crysxpp`` (``benchmarks/duplicates.py``).
+Chosen on 30,325 crystals of the Materials Project (``benchmarks/duplicates.py``). Coordinates that
+are 1e-3 Å off together with a strain of 1e-3 make up to 0.012 Å (1,000 crystals). Of the 26,757
+pairs of one formula 18 lie below 0.015 Å; pymatgen matches all but two polytypes of ZnS and two
+orders of hydrogen in V2H. Relaxations of one material with other settings lie below 0.03 ℓ in nine
+of ten cases, and so do many polytypes of ZnS, SiC and CdI2, which differ far out only.
 """
 
 _STEP = (1 + math.log(REACH)) / 65535
@@ -128,15 +132,15 @@ class Fingerprints:
             np.concatenate([*starts, ends[-1:]]).astype(np.int64),
         )
 
-    def points(self, rows: np.ndarray, level: Level) -> Float64[np.ndarray, "rows entries"]:
+    def points(self, rows: np.ndarray, level: Level) -> Float32[np.ndarray, "rows entries"]:
         """Returns the coordinates of ``rows``, all of one formula, for ``level``.
 
         The largest difference of any coordinate is what ``TOLERANCES`` limits: Å for ``same``,
         units of ℓ for ``similar``.
         """
         values = np.stack([self.values[self.offsets[row] : self.offsets[row + 1]] for row in rows])
-        points = values * _STEP
-        return points * self.lengths[rows, None] if level == "same" else points
+        factors = self.lengths[rows, None] if level == "same" else np.ones((len(rows), 1))
+        return values * (factors * _STEP).astype(np.float32)
 
 
 def tolerance(level: str, given: float | None = None) -> float:
