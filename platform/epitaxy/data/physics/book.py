@@ -18,15 +18,20 @@ from epitaxy.data.physics.pressure import (
 from epitaxy.data.physics.schemes import jump_check, jumps, sign_check
 from epitaxy.data.physics.shear import shear_check
 from epitaxy.data.physics.sums import force_sum_check, symmetry_check
-from epitaxy.data.physics.verdicts import EXPLAINED, MIN_PAIRS, blame, work_checks
+from epitaxy.data.physics.verdicts import MIN_PAIRS, blame, work_checks
 from epitaxy.data.physics.volumes import volume_check
 from epitaxy.data.physics.wall import build_walls
-from epitaxy.data.physics.work import AS_DECLARED, family_weights, fit_work, misfit
+from epitaxy.data.physics.work import (
+    AS_DECLARED,
+    Hypothesis,
+    WorkFit,
+    family_weights,
+    fit_work,
+    misfit,
+)
 from epitaxy.graph.record import CrystalRecord
 
 MAX_FRAMES = 20_000
-MIXED = 0.75
-"""Share of jumps up to which pairs without one are taken as the truth; beyond, the unit is."""
 
 
 class PhysicsBook:
@@ -78,31 +83,35 @@ def _work(families: Sequence[Sequence[Frame]], seed: int) -> list[Check | None]:
     pairs = find_pairs(families, seed)
     if not len(pairs):
         return []
-    alone = _without_jumps(pairs)
-    guess = AS_DECLARED
-    fit = fit_work(pairs if alone is None else alone, seed)
-    if alone is None and blame(fit):
-        guess = fit.guess
-        alone = pairs.select(~jumps(pairs, guess))
-        if MIN_PAIRS <= len(alone) < len(pairs):
-            fit = fit_work(alone, seed)
+    fit, guess = _best_fit(pairs, seed)
     has_stress = any(family[0].stress is not None for family in families)
     has_forces = any(family[0].forces is not None for family in families)
-    mixed = sign_check(families, pairs if alone is None else alone, AS_DECLARED)
+    mixed = sign_check(families, pairs.select(~jumps(pairs, guess)), AS_DECLARED)
     found = work_checks(fit, has_stress, has_forces)
     if mixed is not None:
         found = [_unless_mixed(check) for check in found]
-    return [*found, jump_check(families, pairs, jumps(pairs, guess)), mixed]
+    return [*found, jump_check(families, pairs, guess), mixed]
 
 
-def _without_jumps(pairs: Pairs) -> Pairs | None:
-    """Returns the pairs without jumps if those agree as declared, else ``None``."""
-    jumped = jumps(pairs, AS_DECLARED)
-    alone = pairs.select(~jumped)
-    if jumped.mean() > MIXED or len(alone) < MIN_PAIRS:
-        return None
-    missed = misfit(alone, AS_DECLARED, family_weights(alone)).both
-    return alone if 1 - missed >= EXPLAINED else None
+def _best_fit(pairs: Pairs, seed: int) -> tuple[WorkFit, Hypothesis]:
+    """Returns the fit, and how labels are read when jumps of the energy are looked for.
+
+    Energies of two schemes and labels in wrong units both leave energy differences unexplained.
+    Whichever explains more pairs is believed: a part of them as declared, or all of them after a
+    correction.
+    """
+    whole = fit_work(pairs, seed)
+    alone = pairs.select(~jumps(pairs, AS_DECLARED))
+    if len(alone) == len(pairs):
+        return whole, AS_DECLARED
+    if len(alone) >= MIN_PAIRS:
+        missed = misfit(alone, AS_DECLARED, family_weights(alone)).both
+        if (1 - missed) * len(alone) / len(pairs) >= 1 - whole.best.both:
+            return fit_work(alone, seed), AS_DECLARED
+    if not blame(whole):
+        return whole, AS_DECLARED
+    rest = pairs.select(~jumps(pairs, whole.fitted))
+    return fit_work(rest, seed) if len(rest) >= MIN_PAIRS else whole, whole.fitted
 
 
 def _unless_mixed(check: Check) -> Check:

@@ -28,6 +28,8 @@ MANY = 100
 SCATTER_LOW, SCATTER_HIGH = 0.03, 5.0
 """eV per atom. Compositions miss by 0.3 to 0.6 in sets of many inorganic crystals, by up to 3 if
 these are heated and compressed: chemistry and pressure do not work on another scale."""
+POSITIVE = 1.0
+"""eV per atom that no set of crystals lies above in the median, unless its sign is wrong."""
 APART, SHARE, SPLIT = 1.0, 0.2, 0.72
 """Two heaps of misfits: at least so far apart (eV per atom), the smaller with this share of the
 crystals, and so much of the variance between them (0.64 in a normal distribution; 0.49 to 0.63 in
@@ -94,6 +96,12 @@ def scatter_check(families: Sequence[Sequence[Frame]]) -> Check | None:
         f"compositions of {len(energies)} crystals miss E/N by {scatter:.2g} eV (median; 0.3 to "
         "0.6 is usual)"
     )
+    if np.median(energies / counts.sum(1)) > POSITIVE:
+        text = (
+            "Energies are positive, as no bound crystal's are against free atoms or electrons: "
+            "multiply by -1 on import, or declare what they are relative to."
+        )
+        return Check("energy_scale", "suspicious", text, numbers)
     if SCATTER_LOW <= scatter <= SCATTER_HIGH:
         return Check("energy_scale", "confirmed", f"Energies are in eV: {about}.", numbers)
     cause = (

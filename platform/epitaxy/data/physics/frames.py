@@ -67,13 +67,13 @@ class Frame:
             return None
         return cls(
             record.id,
-            record.numbers,
-            record.positions,
-            record.cell,
-            record.pbc,
+            _own(record.numbers),
+            _own(record.positions),
+            _own(record.cell),
+            _own(record.pbc),
             None if energy is None else float(energy.value.reshape(())),
-            None if forces is None else forces.value,
-            None if stress is None else stress.value,
+            None if forces is None else _own(forces.value),
+            None if stress is None else _own(stress.value),
         )
 
     @property
@@ -179,6 +179,11 @@ class Sample:
     def _hash(self, content: bytes) -> int:
         digest = hashlib.blake2b(content, key=self._key, digest_size=8).digest()
         return int.from_bytes(digest, "little")
+
+
+def _own(array: np.ndarray) -> np.ndarray:
+    # A view would keep alive all that it was cut from, a whole shard perhaps.
+    return array if array.base is None else array.copy()
 
 
 def _cost(frame: Frame) -> int:

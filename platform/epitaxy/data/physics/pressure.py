@@ -129,16 +129,18 @@ def ratio_check(walls: Walls) -> Check | None:
     off = max(factor, 1 / max(factor, 1e-300))
     if systems < DIVERSE:
         text = f"Sizes of stress and forces are compared on many materials only: {about}."
-        return Check("stress_size", "undetermined", text, numbers)
+        return Check("stress_forces_ratio", "undetermined", text, numbers)
     if off < RATIO_SUSPICIOUS:
         text = f"Stress and forces are of one size: {about}."
-        return Check("stress_size", "confirmed" if off < 3 else "undetermined", text, numbers)
+        return Check(
+            "stress_forces_ratio", "confirmed" if off < 3 else "undetermined", text, numbers
+        )
     verdict: Verdict = "contradicted" if off > RATIO_CONTRADICTED else "suspicious"
     text = (
         f"Stress and forces are not of one size: {about}. The stress is about {factor:.2g} times "
         f"what the forces let expect{_guess(factor)}; or the forces are off by the inverse."
     )
-    return Check("stress_size", verdict, text, numbers)
+    return Check("stress_forces_ratio", verdict, text, numbers)
 
 
 def tension_check(families: Sequence[Sequence[Frame]]) -> Check | None:

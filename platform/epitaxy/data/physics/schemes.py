@@ -37,10 +37,9 @@ def jumps(pairs: Pairs, guess: Hypothesis) -> Bool[np.ndarray, " pairs"]:
     return (miss > JUMP * pairs.num_atoms) & (miss > UNEXPLAINED * work)
 
 
-def jump_check(
-    families: Sequence[Sequence[Frame]], pairs: Pairs, jumped: Bool[np.ndarray, " pairs"]
-) -> Check:
+def jump_check(families: Sequence[Sequence[Frame]], pairs: Pairs, guess: Hypothesis) -> Check:
     """Returns whether close frames have energies of one scheme."""
+    jumped = jumps(pairs, guess)
     count = int(jumped.sum())
     share = count / max(len(pairs), 1)
     numbers: dict[str, float | int | str] = {"pairs": len(pairs), "jumps": count}
@@ -48,7 +47,7 @@ def jump_check(
         text = f"No jump of the energy between the frames of {len(pairs)} close pairs."
         return Check("energy_scheme", "confirmed" if len(pairs) else "undetermined", text, numbers)
     rows = np.flatnonzero(jumped)
-    heights = np.abs(pairs.energy[rows]) / pairs.num_atoms[rows]
+    heights = np.abs(terms(pairs, guess).misfit[rows]) / pairs.num_atoms[rows]
     names = [
         f"{families[pairs.family[r]][pairs.first[r]].id} / "
         f"{families[pairs.family[r]][pairs.second[r]].id}"

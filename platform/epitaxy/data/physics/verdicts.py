@@ -129,16 +129,18 @@ def _good(fit: WorkFit, name: str) -> bool:
 
 
 def _rivals(name: str, fit: WorkFit) -> str:
-    """Returns what else would explain the numbers as well with as few assumptions."""
-    others = []
-    for guess in fit.rivals:
-        if guess.assumptions > 1 or guess == fit.guess:
-            continue
-        if (guess.energy != 1 or guess.atoms_power) and name != "energy":
-            others.append(_energy_cause(guess))
-        elif guess.forces != 1 and name != "forces" and heard(fit, "forces"):
-            others.append("forces: " + _named("forces", 1 / guess.forces))
-    return f" It could also be this: {others[0]}." if others else ""
+    """Returns what else would explain the numbers as well."""
+    others = [other for other in ("stress", "forces") if heard(fit, other)]
+    # Energy and one work: only their ratio is known.
+    if name == "energy" and len(others) == 1 and not fit.guess.atoms_power:
+        cause = _named(others[0], fit.guess.energy / getattr(fit, others[0]))
+        return f" If the energies are right, it is the {WHAT[others[0]]}: {cause}."
+    if others != [name]:
+        return ""
+    if closest_mistake("energy", getattr(fit, name)) is None:
+        return ""
+    cause = _named("energy", getattr(fit, name))
+    return f" If the {WHAT[name]} are right, it is the energies: {cause}."
 
 
 def _silent(name: str, where: str) -> str:

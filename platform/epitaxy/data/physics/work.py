@@ -173,7 +173,13 @@ def _by_share(weight: np.ndarray, share: np.ndarray) -> np.ndarray:
     """
     squares = share**2
     known = squares[squares > 0]
-    return weight * np.minimum(squares, np.median(known) * 3) if len(known) else squares
+    return weight * np.minimum(squares, _middle(known) * 3) if len(known) else squares
+
+
+def _middle(values: np.ndarray) -> float:
+    # The upper median; many times as fast as numpy's, which this is called too often for.
+    half = len(values) // 2
+    return float(np.partition(values, half)[half])
 
 
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
@@ -187,6 +193,7 @@ class WorkFit:
 
     Attributes:
         guess: The best hypothesis.
+        fitted: The same with its slopes fitted.
         rivals: Others that do nearly as well.
         declared: Misfit as declared.
         best: Misfit of the best hypothesis with its slopes fitted.
@@ -203,6 +210,7 @@ class WorkFit:
     """
 
     guess: Hypothesis
+    fitted: Hypothesis
     rivals: tuple[Hypothesis, ...]
     declared: Misfit
     best: Misfit
@@ -236,6 +244,7 @@ def fit_work(pairs: Pairs, seed: int = 0) -> WorkFit:
     fitted, ends = winner.fitted, pairs.family * 1_000_000
     return WorkFit(
         guess=winner.guess,
+        fitted=fitted,
         rivals=tuple(c.guess for c in ties if c is not winner),
         declared=misfit(pairs, AS_DECLARED, base),
         best=winner.misfit,
@@ -286,14 +295,13 @@ def _slopes(pairs: Pairs, guess: Hypothesis, weight: np.ndarray) -> Float64[np.n
     slopes = np.where(used, 1.0, np.nan)
     if not used.any():
         return slopes
+    columns = columns[:, used]
     for _ in range(20):
-        miss = np.abs(target - columns[:, used] @ slopes[used])
-        row = np.sqrt(weight / (1 + (miss / max(1.5 * np.median(miss), 0.1)) ** 2))
-        rows = columns[:, used] * row[:, None]
+        miss = np.abs(target - columns @ slopes[used])
+        rows = columns.T * (weight / (1 + (miss / max(1.5 * _middle(miss), 0.1)) ** 2))
         # Drawn to the guess by one observation: two works in a fixed ratio stay determined.
-        rows = np.concatenate([rows, np.eye(rows.shape[1])])
-        wanted = np.concatenate([target * row, np.ones(rows.shape[1])])
-        slopes[used] = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+        normal = rows @ columns + np.eye(columns.shape[1])
+        slopes[used] = np.linalg.solve(normal, rows @ target + 1)
     return slopes
 
 
