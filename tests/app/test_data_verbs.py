@@ -140,11 +140,9 @@ def test_overlap_finds_shared_crystals_and_excludes_their_groups(
     for index in (4, 5, 10):
         record = crystals.many(40)[index]
         turn = np.linalg.qr(np.random.default_rng(index).normal(size=(3, 3)))[0]
-        copy = record.replace(
-            id=f"copy-{index}", group=f"copy-{index}", labels={},
-            positions=(record.positions + np.array([0.3, 1.7, -2.0])) @ turn, cell=record.cell @ turn,
-        )  # fmt: skip
-        turned.append(copy)
+        moved = record.positions + np.array([0.3, 1.7, -2.0])
+        copy = record.replace(id=f"copy-{index}", group=f"copy-{index}", labels={})
+        turned.append(copy.replace(positions=moved @ turn, cell=record.cell @ turn))
     prepare(turned, tmp_path / "other", checks="off", progress=False)
     words = [f"data={data}", f"other={tmp_path / 'other'}"]
     files = [f"exclude={tmp_path / 'lost.txt'}", f"out={tmp_path / 'report.json'}"]
