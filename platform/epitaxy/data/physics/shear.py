@@ -157,7 +157,7 @@ def _align(
     if not len(shear):
         return Alignment(np.zeros(SHEAR_ORDERS), 0, 0.0, 0)
     orders = np.array([[slot - 3 for slot in order[3:]] for order in ORDERS[:SHEAR_ORDERS]])
-    products = np.einsum("fa,foa->fo", shear, listed[:, orders])
+    products = np.einsum("fa,fka->fk", shear, listed[:, orders])
     cosines = products / (size[heard] * label[heard])[:, None]
     _, inverse, counts = np.unique(family, return_inverse=True, return_counts=True)
     weight = np.minimum(1.0, INDEPENDENT / counts)[inverse]
