@@ -28,6 +28,9 @@ MANY = 100
 SCATTER_LOW, SCATTER_HIGH = 0.03, 5.0
 """eV per atom. Compositions miss by 0.3 to 0.6 in sets of many inorganic crystals, by up to 3 if
 these are heated and compressed: chemistry and pressure do not work on another scale."""
+DIVERSE, SCATTER_DIVERSE = 20, 0.12
+"""Elements from which on compositions miss by at least so much, eV per atom; the sets looked at
+miss by 0.36 to 3."""
 POSITIVE = 1.0
 """eV per atom that no set of crystals lies above in the median, unless its sign is wrong."""
 APART, SHARE, SPLIT = 1.0, 0.2, 0.72
@@ -102,11 +105,12 @@ def scatter_check(families: Sequence[Sequence[Frame]]) -> Check | None:
             "multiply by -1 on import, or declare what they are relative to."
         )
         return Check("energy_scale", "suspicious", text, numbers)
-    if SCATTER_LOW <= scatter <= SCATTER_HIGH:
+    low = SCATTER_DIVERSE if counts.shape[1] >= DIVERSE else SCATTER_LOW
+    if low <= scatter <= SCATTER_HIGH:
         return Check("energy_scale", "confirmed", f"Energies are in eV: {about}.", numbers)
     cause = (
-        "Ha or Ry taken for eV (declare unit: Ha)"
-        if scatter < SCATTER_LOW
+        "Ha or Ry taken for eV (declare unit: Ha), or ten times too small"
+        if scatter < low
         else "kcal/mol, kJ/mol or meV taken for eV (declare the unit)"
     )
     text = f"Energies are not on the scale of chemistry: {about}. They may be {cause}."
