@@ -157,12 +157,17 @@ def misfit(
     if shares is not None:
         seen = terms(pairs, shares)
         size = np.maximum(seen.size, 1e-12)
-    noise = size / (size + NOISE * pairs.num_atoms)
-    weight = base * noise / (1 + (2 * seen.bend / size) ** 2)
+    weight = base * size / (size + _noise(pairs, guess)) / (1 + (2 * seen.bend / size) ** 2)
     return Misfit(
         _mean(missed, _by_share(weight, seen.stress / size)),
         _mean(missed, _by_share(weight, seen.forces / size)),
     )
+
+
+def _noise(pairs: Pairs, guess: Hypothesis) -> Float64[np.ndarray, " pairs"]:
+    # Energies made smaller by a guess bring their noise along, or every pair would fade into it.
+    scale = np.abs(guess.energy * pairs.num_atoms**guess.atoms_power)
+    return NOISE * pairs.num_atoms * np.minimum(scale, 1.0)
 
 
 def _by_share(weight: np.ndarray, share: np.ndarray) -> np.ndarray:
@@ -288,7 +293,7 @@ def _slopes(pairs: Pairs, guess: Hypothesis, weight: np.ndarray) -> Float64[np.n
     contradict it (another scheme, a stress that never belonged to its frame) cannot pull first.
     """
     seen = terms(pairs, guess)
-    error = PRECISION * seen.size + BEND * seen.bend + NOISE * pairs.num_atoms
+    error = PRECISION * seen.size + BEND * seen.bend + _noise(pairs, guess)
     columns = np.stack([seen.stress, seen.forces], 1) / error[:, None]
     target = seen.energy / error
     used = np.abs(columns).max(0) > 0.1
