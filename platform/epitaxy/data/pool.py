@@ -62,25 +62,26 @@ def ordered_map(
 def _in_order(
     executor: ProcessPoolExecutor, first: In, stream: Iterator[In], ahead: int
 ) -> Iterator[tuple[In, Any]]:
-    pending: deque[tuple[In, Future[Any]]] = deque([(first, executor.submit(_work, first))])
-    while pending:
-        while len(pending) < ahead and (batch := next(stream, None)) is not None:
-            pending.append((batch, executor.submit(_work, batch)))
-        batch, future = pending.popleft()
-        try:
+    pending: deque[tuple[In, Future[Any]]] = deque()
+    try:
+        pending.append((first, executor.submit(_work, first)))
+        while pending:
+            while len(pending) < ahead and (batch := next(stream, None)) is not None:
+                pending.append((batch, executor.submit(_work, batch)))
+            batch, future = pending.popleft()
             yield batch, future.result(_PATIENCE)
-        except BrokenProcessPool as error:
-            raise SourceError(
-                "a reader process died: out of memory, killed, or started from a script without "
-                "`if __name__ == '__main__':`; workers=1 reads in this process"
-            ) from error
-        except TimeoutError as error:
-            for process in executor._processes.values():
-                process.kill()
-            raise SourceError(
-                f"reading {len(batch) if hasattr(batch, '__len__') else 'a few'} records took more "
-                f"than {_PATIENCE:.0f} s, from {batch!s:.200}; workers=1 shows where it hangs"
-            ) from error
+    except BrokenProcessPool as error:
+        raise SourceError(
+            "a reader process died: out of memory, killed, or started from a script without "
+            "`if __name__ == '__main__':`; workers=1 reads in this process"
+        ) from error
+    except TimeoutError as error:
+        for process in executor._processes.values():
+            process.kill()
+        raise SourceError(
+            f"reading a batch took more than {_PATIENCE:.0f} s, from {batch!s:.200}; workers=1 "
+            "shows where it hangs"
+        ) from error
 
 
 def _begin(function: Callable[[Any], Any]) -> None:

@@ -97,7 +97,7 @@ class StructureFolder(EntrySource):
     def _rows(self, folder: Path) -> Iterator[dict[str, str]]:
         path = str(folder / self._table)
         with open_text(path) as stream:
-            reader = csv.reader(stream, delimiter=self._delimiter)
+            reader = csv.reader(stream, strict=True, delimiter=self._delimiter)
             names: list[str] = []
             try:
                 for row in reader:
