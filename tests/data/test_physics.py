@@ -182,3 +182,63 @@ def test_labels_may_lie_in_any_frame_of_reference(alloys: list[CrystalRecord]) -
     for name in ("stress_work", "forces_work"):
         for key, value in here[name].evidence.items():
             assert there[name].evidence[key] == pytest.approx(value, rel=0.02, abs=0.01), key
+
+
+def strange(crystals: Any, name: str) -> list[CrystalRecord]:
+    """Records that are legal, but no ordinary calculation."""
+    plain = [crystals.labelled(crystals.triclinic(7, 4), seed) for seed in range(12)]
+    rename = [record.replace(id=f"r{index}") for index, record in enumerate(plain)]
+    match name:
+        case "identical structures":
+            return rename
+        case "one record":
+            return rename[:1]
+        case "zero labels":
+            zero = [change(record, "forces", lambda r, v: v * 0) for record in rename]
+            zero = [change(record, "stress", lambda r, v: v * 0) for record in zero]
+            return [change(record, "energy", lambda r, v: v * 0) for record in zero]
+        case "one label each":
+            kept = ("energy", "forces", "stress")
+            return [
+                record.replace(labels={kept[index % 3]: record.labels[kept[index % 3]]})
+                for index, record in enumerate(rename)
+            ]
+        case "open along one axis":
+            cells = [np.diag([4.0 + 0.01 * index, 4.0, 0.0]) for index in range(12)]
+            return [
+                record.replace(
+                    cell=cell,
+                    pbc=np.array([True, True, False]),
+                    positions=np.diag([1.0, 2.0, 9.0, 5.0])[:, :3] + 0.1,
+                )
+                for record, cell in zip(rename, cells, strict=True)
+            ]
+        case "molecules":
+            return [record.replace(cell=np.zeros((3, 3)), pbc=False) for record in rename]
+        case "needles":
+            cell = np.diag([2e-3, 40.0, 60.0])
+            return [record.replace(cell=cell * (1 + 1e-3 * i)) for i, record in enumerate(rename)]
+        case _:
+            labels = {"energy": Label(np.zeros(2), "eV"), "stress": Label(np.zeros(6), "eV/Å^3")}
+            return [record.replace(labels=labels) for record in rename]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "identical structures",
+        "one record",
+        "zero labels",
+        "one label each",
+        "open along one axis",
+        "molecules",
+        "needles",
+        "other shapes",
+    ],
+)
+def test_strange_records_are_no_obstacle(crystals: Any, name: str) -> None:
+    checks = checked(strange(crystals, name))
+    json.dumps([dict(check.evidence) for check in checks.values()], allow_nan=False)
+    # Places are the same in all of them, and energies drawn at random.
+    same = name in ("identical structures", "molecules", "needles")
+    assert verdicts(checks, "contradicted") <= ({"energy_scheme"} if same else set())
