@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from epitaxy.data.physics.check import Check
 from epitaxy.data.physics.frames import Frame
 
-MIN_FAMILIES, MAX_FAMILIES = 8, 2000
+MIN_FAMILIES = 8
 SIZE_SPREAD = 0.2
 """Standard deviation of log N below which sizes tell nothing."""
 BETTER = 3.0
@@ -25,7 +25,7 @@ MISSED = 0.25
 """Misfit of E/N that is no fit; totals miss by 0.005 to 0.18."""
 MANY = 100
 """Families from which on the scatter is judged."""
-SCATTER_LOW, SCATTER_HIGH = 0.03, 8.0
+SCATTER_LOW, SCATTER_HIGH = 0.03, 5.0
 """eV per atom. Compositions miss by 0.3 to 0.6 in sets of many inorganic crystals, by up to 3 if
 these are heated and compressed: chemistry and pressure do not work on another scale."""
 DIVERSE, SCATTER_DIVERSE = 20, 0.12
@@ -117,13 +117,6 @@ def scatter_check(families: Sequence[Sequence[Frame]]) -> Check | None:
     return Check("energy_scale", "suspicious", text, numbers)
 
 
-def _usual_force(families: Sequence[Sequence[Frame]]) -> float:
-    """Returns the median root mean square force (eV/Å): hot crystals scatter more."""
-    forces = [family[0].forces for family in families[:MAX_FAMILIES]]
-    sizes = [np.sqrt((f.astype(np.float64) ** 2).sum(1).mean()) for f in forces if f is not None]
-    return float(np.median(sizes)) if sizes else 0.0
-
-
 def heaps_check(families: Sequence[Sequence[Frame]]) -> Check | None:
     """Returns a check if energies of many crystals fall into two heaps, else ``None``."""
     energies, counts = _family_energies(families)
@@ -164,8 +157,7 @@ def _family_energies(
     families: Sequence[Sequence[Frame]],
 ) -> tuple[Float64[np.ndarray, " families"], Float64[np.ndarray, "families elements"]]:
     """Returns the median energy and the atoms of every family, for the elements that occur."""
-    # Families come in the order of a hash: the first ones are a fair sample.
-    known = [family for family in families if family[0].energy is not None][:MAX_FAMILIES]
+    known = [family for family in families if family[0].energy is not None]
     if not known:
         return np.zeros(0), np.zeros((0, 0))
     energies = np.array(
@@ -200,7 +192,7 @@ def _misfit(
         weighted = shares * weight[:, None]
         inverse = np.linalg.inv(shares.T @ weighted + _RIDGE * np.eye(shares.shape[1]))
         fit = shares @ (inverse @ (weighted.T @ (values - centre)))
-        leverage = ((shares @ inverse) * weighted).sum(1)
+        leverage = np.einsum("fe,eg,fg->f", shares, inverse, weighted)
         miss = (values - centre - fit) / np.maximum(1 - leverage, 0.05)
         scale = max(float(np.median(np.abs(miss))), 1e-12)
         weight = 1 / np.maximum(np.abs(miss) / (2 * scale), 1.0)

@@ -29,8 +29,8 @@ SAME_CELL, SAME_PLACES = 1e-5, 1e-3
 """Largest H and displacement (Å) of a pair without stress or without forces."""
 ROUND_OFF = 1e-6
 """Strain and displacement (Å) below which a cell and places are the same: files keep 6 digits."""
-FAMILY_PAIRS, FAMILY_PAIR_ATOMS = 300, 1_000_000
-MAX_PAIRS, MAX_FAMILIES = 8000, 1500
+FAMILY_PAIRS = 300
+MAX_PAIRS = 8000
 _STEPS = (1, 2, 3, 5, 8)
 
 
@@ -81,17 +81,16 @@ def find_pairs(families: Sequence[Sequence[Frame]], seed: int = 0) -> Pairs:
     """
     rng = np.random.default_rng(seed)
     parts: list[Pairs] = []
-    total = tried = 0
+    total = 0
     for index, family in enumerate(families):
         head = family[0]
         if len(family) < 2 or head.energy is None or (head.forces is None and head.stress is None):
             continue
-        tried += 1
         part = _close(_family_pairs(family, index, rng), head)
         if len(part):
             parts.append(part)
             total += len(part)
-        if total >= MAX_PAIRS or tried >= MAX_FAMILIES:
+        if total >= MAX_PAIRS:
             break
     if not parts:
         return _family_pairs([families[0][0]] * 2, 0, rng).select(np.zeros(0, np.int64))
@@ -112,14 +111,14 @@ def _close(pairs: Pairs, head: Frame) -> Pairs:
     return pairs.select(rows[np.argsort(rank, kind="stable")][:FAMILY_PAIRS])
 
 
-def _choose(count: int, limit: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Returns neighbours in the given order and random pairs, none twice, about ``limit``."""
-    if count * (count - 1) // 2 <= limit:
+def _choose(count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Returns neighbours in the given order first, then random pairs, none twice."""
+    if count * (count - 1) // 2 <= 2 * FAMILY_PAIRS:
         first, second = np.triu_indices(count, 1)
         order = np.argsort(second - first, kind="stable")
         return first[order], second[order]
-    near = [(i, i + step) for step in _STEPS for i in range(count - step)][: limit // 2]
-    drawn = np.sort(rng.integers(count, size=(limit, 2)), axis=1)
+    near = [(i, i + step) for step in _STEPS for i in range(count - step)][:FAMILY_PAIRS]
+    drawn = np.sort(rng.integers(count, size=(2 * FAMILY_PAIRS, 2)), axis=1)
     chosen = np.concatenate([np.array(near), drawn[drawn[:, 0] < drawn[:, 1]]])
     _, rows = np.unique(chosen, axis=0, return_index=True)
     chosen = chosen[rng.permutation(rows)]
@@ -127,8 +126,7 @@ def _choose(count: int, limit: int, rng: np.random.Generator) -> tuple[np.ndarra
 
 
 def _family_pairs(family: Sequence[Frame], index: int, rng: np.random.Generator) -> Pairs:
-    limit = max(10, min(2 * FAMILY_PAIRS, FAMILY_PAIR_ATOMS // family[0].num_atoms))
-    first, second = _choose(len(family), limit, rng)
+    first, second = _choose(len(family), rng)
     cells = np.array([_cell(frame) for frame in family])
     places = np.array([frame.positions for frame in family]) @ np.linalg.inv(cells)
     stretch, log_stretch, rotation = decompose(np.linalg.solve(cells[first], cells[second]))

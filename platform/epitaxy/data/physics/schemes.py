@@ -16,12 +16,8 @@ from epitaxy.data.physics.work import BEND, NOISE, PRECISION, Hypothesis, terms
 
 JUMP = 0.05
 """eV per atom. Two calculations of one scheme with other settings differ by up to 0.03."""
-HIGH = 0.15
-"""eV per atom. Magnetic orders of a crystal mostly differ by less, corrections by more."""
 UNEXPLAINED = 3.0
 """A jump is also this many times the work and its bend, which no anharmonicity reaches."""
-STIFF_CELL, STIFF_ATOM = 1.5, 2.5
-"""eV/Å³ (240 GPa) and eV/Å²: stiffness of a hard crystal and of an atom in it."""
 MANY_JUMPS, MANY_PAIRS = 0.1, 6
 KNOWN = 0.2
 """Standard error of a frame's factor up to which it is looked at."""
@@ -38,10 +34,7 @@ def jumps(pairs: Pairs, guess: Hypothesis) -> Bool[np.ndarray, " pairs"]:
     seen = terms(pairs, guess)
     work = np.abs(seen.stress) + np.abs(seen.forces) + seen.bend
     miss = np.abs(seen.misfit)
-    # The ends of a way say nothing of a barrier between them, which may be this high.
-    barrier = STIFF_CELL * pairs.volume * pairs.strain**2
-    barrier = barrier + STIFF_ATOM * pairs.num_atoms * pairs.displacement**2
-    return (miss > JUMP * pairs.num_atoms + barrier) & (miss > UNEXPLAINED * work)
+    return (miss > JUMP * pairs.num_atoms) & (miss > UNEXPLAINED * work)
 
 
 def jump_check(families: Sequence[Sequence[Frame]], pairs: Pairs, guess: Hypothesis) -> Check:
@@ -64,9 +57,9 @@ def jump_check(families: Sequence[Sequence[Frame]], pairs: Pairs, guess: Hypothe
     text = (
         f"The energy jumps by {np.median(heights):.2g} eV per atom (median) between the frames of "
         f"{count} of {len(pairs)} close pairs, such as {', '.join(names)}: two functionals, "
-        "corrections, references or spin states are mixed. Import them apart, each with its scheme."
+        "corrections or references are mixed. Import them apart, each with its scheme."
     )
-    many = share >= MANY_JUMPS and count >= MANY_PAIRS and np.median(heights) >= HIGH
+    many = share >= MANY_JUMPS and count >= MANY_PAIRS
     verdict: Verdict = "contradicted" if many else "suspicious"
     return Check("energy_scheme", verdict, text, numbers)
 

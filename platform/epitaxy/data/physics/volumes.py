@@ -16,7 +16,7 @@ from epitaxy.data.physics.check import Check
 from epitaxy.data.physics.frames import Frame
 from epitaxy.data.physics.wall import RADII
 
-MIN_MATERIALS, MAX_MATERIALS = 200, 3000
+MIN_MATERIALS = 200
 TOP_SHARE = 0.2
 """Share of crystals with the largest pressure, of either sign, that is looked at."""
 CLEAR = 4.0
@@ -25,7 +25,7 @@ _RIDGE = 2.5
 
 def volume_check(families: Sequence[Sequence[Frame]]) -> Check | None:
     """Returns whether stretched crystals are under tension; ``None`` if materials are too few."""
-    frames = [family[0] for family in families if family[0].stress is not None][:MAX_MATERIALS]
+    frames = [family[0] for family in families if family[0].stress is not None]
     if len(frames) < MIN_MATERIALS:
         return None
     excess = log_excess(frames)

@@ -17,7 +17,6 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from epitaxy.data.physics.frames import Frame
-from epitaxy.errors import RecordError
 from epitaxy.graph.neighbors import build_edges
 from epitaxy.graph.spec import GraphSpec
 
@@ -26,7 +25,7 @@ SOFTNESS = 0.1
 REACH = 1.6
 """Sums of radii beyond which the wall is not felt."""
 MAX_WALLS = 1000
-MAX_ATOMS, MAX_FRAME_ATOMS = 30_000, 2000
+MAX_ATOMS = 30_000
 
 # Covalent radii in pm, H to Cm. Cordero et al., Dalton Trans. 2008, 2832; heavier ones as Cm.
 _RADII_PM = (
@@ -56,7 +55,6 @@ class Walls:
         num_atoms: Its atoms.
         volume: Of its cell, Å³.
         force: Root mean square force on an atom as declared, eV/Å.
-        push: The same of the wall's forces, in units of its own (about eV/Å).
         cosine: Cosine between all its forces and those of the wall.
         stress: Declared stress, eV/Å³.
         wall: Stress of the wall, (1/V) dE/dε, in units of its own.
@@ -68,7 +66,6 @@ class Walls:
     num_atoms: Float64[np.ndarray, " frames"]
     volume: Float64[np.ndarray, " frames"]
     force: Float64[np.ndarray, " frames"]
-    push: Float64[np.ndarray, " frames"]
     cosine: Float64[np.ndarray, " frames"]
     stress: Float64[np.ndarray, "frames 3 3"]
     wall: Float64[np.ndarray, "frames 3 3"]
@@ -79,16 +76,10 @@ def build_walls(families: Sequence[Sequence[Frame]]) -> Walls:
     rows: list[tuple[int, Frame, np.ndarray, np.ndarray]] = []
     atoms = 0
     for index, frame in _by_turns(families):
-        if len(rows) >= MAX_WALLS or atoms > MAX_ATOMS:
-            break
-        if frame.num_atoms > MAX_FRAME_ATOMS:
-            continue
-        try:
-            forces, stress = wall_of(frame)
-        except RecordError:
-            # A cell too flat for a neighbour search; what reads it for training will say so.
-            continue
         atoms += frame.num_atoms
+        if len(rows) >= MAX_WALLS or (atoms > MAX_ATOMS and len(rows) >= 20):
+            break
+        forces, stress = wall_of(frame)
         rows.append((index, frame, forces, stress))
     return Walls(
         [frame.id for _, frame, *_ in rows],
@@ -96,8 +87,7 @@ def build_walls(families: Sequence[Sequence[Frame]]) -> Walls:
         np.array([index for index, *_ in rows], dtype=np.int64),
         np.array([frame.num_atoms for _, frame, *_ in rows], dtype=np.float64),
         np.array([frame.volume for _, frame, *_ in rows]),
-        np.array([_root_mean_square(frame.forces) for _, frame, *_ in rows]),
-        np.array([_root_mean_square(forces) for *_, forces, _ in rows]),
+        np.array([_force(frame) for _, frame, *_ in rows]),
         np.array([_cosine(frame, forces) for _, frame, forces, _ in rows]),
         np.array([_UNKNOWN if f.stress is None else f.stress for _, f, *_ in rows]).reshape(
             -1, 3, 3
@@ -149,10 +139,10 @@ def _by_turns(families: Sequence[Sequence[Frame]]) -> list[tuple[int, Frame]]:
     return chosen
 
 
-def _root_mean_square(forces: np.ndarray | None) -> float:
-    if forces is None:
+def _force(frame: Frame) -> float:
+    if frame.forces is None:
         return float("nan")
-    return float(np.sqrt((forces.astype(np.float64) ** 2).sum(1).mean()))
+    return float(np.sqrt((frame.forces.astype(np.float64) ** 2).sum(1).mean()))
 
 
 def _cosine(frame: Frame, wall: np.ndarray) -> float:

@@ -24,16 +24,12 @@ BEND = 0.3
 """Share of the bend (half the difference of the ends) taken as the error of the trapezoid rule."""
 FITS = 0.1
 """Relative misfit at which a pair is half missed."""
-FULL_SHARE = 0.3
-"""Share of a work in the size of a pair from which on the pair counts in full for it."""
 NOISE = 5e-4
 """eV per atom that two calculations may differ by for no physical reason."""
 COMPLEXITY = 0.02
 """What every further assumption costs in misfit, so that one mistake is preferred to two."""
 TIE = 0.02
 """Hypotheses this close in misfit are told apart by nothing in the data."""
-ORDER_ASSUMPTIONS = 6
-"""Orders are many and some fit a few frames by chance: one counts as that many assumptions."""
 REFINED = 16
 """Hypotheses whose slopes are fitted."""
 NEAR = 1.6
@@ -61,7 +57,7 @@ class Hypothesis:
         """How many things it says are wrong."""
         energy = self.energy != 1 or self.atoms_power != 0
         stress = self.stress != 1 or self.volume_power != 0
-        return energy + stress + (self.forces != 1) + ORDER_ASSUMPTIONS * (self.order != 0)
+        return energy + stress + (self.forces != 1) + (self.order != 0)
 
 
 AS_DECLARED = Hypothesis()
@@ -161,20 +157,11 @@ def misfit(
     if shares is not None:
         seen = terms(pairs, shares)
         size = np.maximum(seen.size, 1e-12)
-    weight = base * size / (size + _noise(pairs, guess)) / (1 + (2 * seen.bend / size) ** 2) ** 2
+    weight = base * size / (size + _noise(pairs, guess)) / (1 + (2 * seen.bend / size) ** 2)
     return Misfit(
         _mean(missed, _by_share(weight, seen.stress / size)),
         _mean(missed, _by_share(weight, seen.forces / size)),
     )
-
-
-def _sound(pairs: Pairs, guess: Hypothesis) -> tuple[float, float]:
-    seen = terms(pairs, guess)
-    size = np.maximum(seen.size, 1e-12)
-    straight = size / (size + _noise(pairs, guess)) / (1 + (2 * seen.bend / size) ** 2) ** 2
-    shares = (np.abs(seen.stress) / size, np.abs(seen.forces) / size)
-    stress, forces = ((straight * np.minimum(s / FULL_SHARE, 1) ** 2).sum() for s in shares)
-    return float(stress), float(forces)
 
 
 def _noise(pairs: Pairs, guess: Hypothesis) -> Float64[np.ndarray, " pairs"]:
@@ -225,9 +212,6 @@ class WorkFit:
         count: Pairs.
         families: Families they come from.
         frames: Frames they join.
-        sound_stress: How many pairs the verdict on the stress rests on: a pair counts in proportion
-            to how straight its way is and, up to a share of ``FULL_SHARE``, to the stress's share.
-        sound_forces: The same for the forces.
     """
 
     guess: Hypothesis
@@ -244,8 +228,6 @@ class WorkFit:
     count: int
     families: int
     frames: int
-    sound_stress: float
-    sound_forces: float
 
 
 def fit_work(pairs: Pairs, seed: int = 0) -> WorkFit:
@@ -280,8 +262,6 @@ def fit_work(pairs: Pairs, seed: int = 0) -> WorkFit:
         count=len(pairs),
         families=len(np.unique(pairs.family)),
         frames=len(np.unique(np.concatenate([ends + pairs.first, ends + pairs.second]))),
-        sound_stress=_sound(pairs, fitted)[0],
-        sound_forces=_sound(pairs, fitted)[1],
     )
 
 
