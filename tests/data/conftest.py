@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from epitaxy.data.names import StoredNames
 from epitaxy.graph.labels import LabelTable
 
 
@@ -26,6 +27,14 @@ class Columns:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def id_names(self) -> StoredNames:
+        return StoredNames.of(self.ids.tolist())
+
+    @property
+    def group_names(self) -> StoredNames:
+        return StoredNames.of(self.groups.tolist())
 
     def label_table(self, rows: np.ndarray) -> LabelTable:
         composition = self.composition[rows]

@@ -236,6 +236,7 @@ def touch_sidecars(dataset: Dataset) -> None:
     dataset.num_edges(GraphSpec(cutoff=5.0))
     dataset.label_table(np.arange(len(dataset)))
     assert len(dataset.ids) == len(dataset.groups)
+    assert len(dataset.id_names.keys()) == len(dataset.group_names.keys())
 
 
 def test_every_byte_of_a_shard_matters(crystals: Any, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def test_training_honours_the_list_and_then_nothing_overlaps(pair, tmp_path):
     write_exclude_list(file, exclude_list(overlap(ours, theirs, level="similar")))
     assert file.read_text() == "salt\nsalt-far\ncopper\n"
     selection = select_rows(
-        ours.ids,
+        ours.id_names,
         np.arange(5),
         num_atoms=ours.num_atoms,
         largest={},

@@ -7,18 +7,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from epitaxy.data.order import SetShare, Shuffle
 from epitaxy.data.plan import Cursor, Plan
+from epitaxy.data.sidecars import keys_of
 from epitaxy.errors import PlanError
 
+UNSHUFFLED = Shuffle("none")
 
-def make_plan(count=50, *, seed=0, shift=0, **options):
+
+def in_order(count):
+    """Keys of records that an unshuffled plan takes one after the other."""
+    return np.arange(count, dtype=np.uint64)
+
+
+def make_plan(count=50, *, seed=0, shift=0, by="records", **options):
     """A plan with skewed, reproducible costs; row = position + shift."""
     rng = np.random.default_rng(count)
     ids = np.array([f"id{index:04d}" for index in range(count)])
     edges = np.ceil(rng.lognormal(4, 1.2, count)).astype(np.int64)
     costs = {"edges": edges, "atoms": edges // 20 + 1}
     batch = {} if {"graphs", "edges", "atoms"} & set(options) else {"graphs": 8}
-    return Plan(ids, costs, rows=np.arange(count) + shift, seed=seed, **batch, **options)
+    rows = np.arange(count) + shift
+    return Plan(keys_of(ids), costs, rows=rows, shuffle=Shuffle(by, seed), **batch, **options)
 
 
 def sequence(plan, cursor, epochs):
@@ -40,14 +50,14 @@ BATCHES = st.one_of(
     count=st.integers(1, 70),
     batch=BATCHES,
     epoch=st.integers(0, 3),
-    shuffle=st.booleans(),
+    by=st.sampled_from(["records", "blocks", "none"]),
     world=st.integers(1, 5),
     micro_batches=st.integers(1, 3),
 )
 def test_every_record_comes_once_per_epoch_whoever_reads_it(
-    count, batch, epoch, shuffle, world, micro_batches
+    count, batch, epoch, by, world, micro_batches
 ):
-    plan = make_plan(count, shuffle=shuffle, shift=1000, **batch)
+    plan = make_plan(count, by=by, shift=1000, **batch)
     seen = []
     for step in range(plan.num_steps(epoch)):
         rows = plan.step_rows(epoch, step).tolist()
@@ -79,10 +89,22 @@ def test_budget_steps_are_greedy(count, budget, epoch):
 def test_a_record_beyond_the_budget_is_a_step_of_its_own_and_counted(caplog):
     costs = {"edges": np.array([5, 500, 5, 5]), "atoms": np.ones(4)}
     with caplog.at_level(logging.WARNING):
-        plan = Plan(np.array(list("abcd")), costs, edges=20, shuffle=False)
+        plan = Plan(in_order(4), costs, edges=20, shuffle=UNSHUFFLED)
     assert [plan.step_rows(0, s).tolist() for s in range(3)] == [[0], [1], [2, 3]]
     assert plan.num_oversized == 1
     assert "1 of 4 records exceed the budget of 20 edges" in caplog.text
+
+
+def test_a_record_beyond_the_budget_is_refused_or_left_out_if_asked(caplog):
+    costs = {"edges": np.array([5, 500, 5, 5]), "atoms": np.ones(4)}
+    with pytest.raises(PlanError, match=r"1 of 4 records .*largest: 500.* row 1; raise"):
+        Plan(in_order(4), costs, edges=20, oversize="error")
+    with caplog.at_level(logging.WARNING):
+        plan = Plan(in_order(4), costs, edges=20, oversize="skip", shuffle=UNSHUFFLED)
+    assert [plan.step_rows(0, s).tolist() for s in range(plan.num_steps(0))] == [[0, 2, 3]]
+    assert (plan.num_oversized, plan.num_skipped, plan.num_records) == (1, 1, 3)
+    assert "they are left out" in caplog.text
+    assert Plan(in_order(4), costs, edges=500, oversize="error").num_oversized == 0
 
 
 def test_the_last_step_may_be_smaller():
@@ -113,9 +135,21 @@ def philox_4x64(counter, key):
     return words
 
 
-def test_the_order_is_the_documented_philox_stream():
+def split_mix(word):
+    """The finaliser of SplitMix64 (Steele, Lea and Flood 2014), on Python's whole numbers."""
+    mask = 2**64 - 1
+    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & mask
+    word = (word ^ word >> 27) * 0x94D049BB133111EB & mask
+    return word ^ word >> 31
+
+
+def test_the_order_is_the_documented_one():
     """Machines and versions of NumPy may change; the order of a run must not."""
-    words = [word for counter in (1, 2, 3) for word in philox_4x64(counter, (3, 2))]
+    first, second = philox_4x64(1, (3, 2))[:2]
+    keys = keys_of([f"id{index:04d}" for index in range(12)]).tolist()
+    words = [
+        split_mix(split_mix(key ^ first) + second & 2**64 - 1) + first & 2**64 - 1 for key in keys
+    ]
     expected = sorted(range(12), key=words.__getitem__)
     assert make_plan(12, seed=3, graphs=12).step_rows(2, 0).tolist() == expected
 
@@ -127,10 +161,12 @@ def test_the_permutation_is_even():
     assert ((firsts - 200) ** 2 / 200).sum() < 43.8, "p > 0.001"
 
 
-def test_unshuffled_plans_follow_the_ids():
+def test_unshuffled_plans_follow_the_rows():
+    """Validation of a compressed or remote data set decodes each of its blocks once."""
     costs = {"edges": np.ones(3), "atoms": np.ones(3)}
-    plan = Plan(np.array(["b", "c", "a"]), costs, graphs=2, shuffle=False)
-    assert sequence(plan, Cursor(), 1) == [(Cursor(0, 0), [2, 0]), (Cursor(0, 1), [1])]
+    keys, rows = np.array([5, 9, 2], np.uint64), np.array([3, 4, 8])
+    plan = Plan(keys, costs, rows=rows, graphs=2, shuffle=UNSHUFFLED)
+    assert sequence(plan, Cursor(), 1) == [(Cursor(0, 0), [3, 4]), (Cursor(0, 1), [8])]
 
 
 def test_the_order_of_rows_in_storage_does_not_matter():
@@ -139,8 +175,9 @@ def test_the_order_of_rows_in_storage_does_not_matter():
     ids = np.array([f"id{index}" for index in range(40)])
     edges = rng.integers(1, 500, 40)
     moved = rng.permutation(40)
-    first = Plan(ids, {"edges": edges, "atoms": edges}, edges=900)
-    second = Plan(ids[moved], {"edges": edges[moved], "atoms": edges[moved]}, edges=900)
+    keys = keys_of(ids)
+    first = Plan(keys, {"edges": edges, "atoms": edges}, edges=900)
+    second = Plan(keys[moved], {"edges": edges[moved], "atoms": edges[moved]}, edges=900)
     assert first.digest == second.digest
     here, there = ids, ids[moved]
     for step in range(first.num_steps(1)):
@@ -165,8 +202,8 @@ def test_resuming_gives_the_tail_of_the_undisturbed_sequence(batch, stop, epochs
 def test_dealing_balances_skewed_costs():
     rng = np.random.default_rng(0)
     edges = np.ceil(rng.lognormal(6, 1.3, 4096)).astype(np.int64)
-    ids = np.array([f"{index:05d}" for index in range(4096)])
-    plan = Plan(ids, {"edges": edges, "atoms": edges // 30 + 1}, graphs=256)
+    keys = keys_of([f"{index:05d}" for index in range(4096)])
+    plan = Plan(keys, {"edges": edges, "atoms": edges // 30 + 1}, graphs=256)
     cost = edges + edges // 30 + 1
     dealt, naive = [], []
     for step in range(plan.num_steps(0)):
@@ -182,7 +219,7 @@ def test_longest_first_by_hand():
     # Costs (edges + atoms) 8 7 6 5 4 on two bins: 8 | 7; 6 joins 7; 5 joins 8; both hold 13 and
     # two records, so 4 goes to the first.
     costs = {"edges": np.array([7, 6, 5, 4, 3]), "atoms": np.ones(5, dtype=np.int64)}
-    plan = Plan(np.array(list("abcde")), costs, graphs=5, shuffle=False)
+    plan = Plan(in_order(5), costs, graphs=5, shuffle=UNSHUFFLED)
     assert [plan.share(0, 0, rank, 2, 1)[0].tolist() for rank in (0, 1)] == [[0, 3, 4], [1, 2]]
 
 
@@ -194,13 +231,14 @@ def test_a_small_step_reaches_every_rank_first():
 
 def test_records_without_edges_are_spread_too():
     costs = {"edges": np.zeros(8, dtype=np.int64), "atoms": np.zeros(8, dtype=np.int64)}
-    plan = Plan(np.array(list("abcdefgh")), costs, graphs=8)
+    plan = Plan(in_order(8), costs, graphs=8)
     assert [len(plan.share(0, 0, rank, 4, 1)[0]) for rank in range(4)] == [2, 2, 2, 2]
 
 
 INGREDIENTS = {
     "seed": {"seed": 1},
-    "shuffle": {"shuffle": False},
+    "shuffle": {"by": "none"},
+    "batch.oversize": {"oversize": "skip"},
     "batch.edges": {"edges": 501},
     "data_digest": {"data_digest": "other"},
     "selection.filter.max_force": {"selection": {"filter": {"max_force": 30.0}}},
@@ -219,20 +257,20 @@ def test_the_digest_covers_every_ingredient_and_check_names_it(field, change):
 
 
 def test_the_digest_covers_records_costs_and_the_packing_version(monkeypatch):
-    ids, edges = np.array(list("abcd")), np.array([3, 1, 2, 4])
+    ids, edges = keys_of("abcd"), np.array([3, 1, 2, 4])
     plan = Plan(ids, {"edges": edges, "atoms": edges}, edges=5)
-    renamed = Plan(np.array(list("abce")), {"edges": edges, "atoms": edges}, edges=5)
+    renamed = Plan(keys_of("abce"), {"edges": edges, "atoms": edges}, edges=5)
     dearer = Plan(ids, {"edges": edges + 1, "atoms": edges}, edges=5)
-    monkeypatch.setattr("epitaxy.data.plan.PACKING_VERSION", 2)
+    monkeypatch.setattr("epitaxy.data.plan.PACKING_VERSION", 3)
     newer = Plan(ids, {"edges": edges, "atoms": edges}, edges=5)
     assert len({item.digest for item in (plan, renamed, dearer, newer)}) == 4
-    with pytest.raises(PlanError, match="packing_version was 1, is 2"):
+    with pytest.raises(PlanError, match="packing_version was 2, is 3"):
         newer.check(plan.description)
 
 
 def test_costs_do_not_matter_to_the_digest_of_fixed_counts():
     """They only balance shares, which are dealt anew on every resume."""
-    ids, edges = np.array(list("abcd")), np.array([3, 1, 2, 4])
+    ids, edges = keys_of("abcd"), np.array([3, 1, 2, 4])
     first = Plan(ids, {"edges": edges, "atoms": edges}, graphs=2)
     second = Plan(ids, {"edges": edges * 2, "atoms": edges}, graphs=2)
     assert first.digest == second.digest
@@ -255,24 +293,30 @@ def test_pickling_keeps_the_plan_and_drops_its_cache():
 
 
 def test_a_plan_without_records_has_no_steps():
-    empty = Plan(np.array([], dtype=str), {"edges": np.array([]), "atoms": np.array([])}, edges=5)
+    empty = Plan(in_order(0), {"edges": np.array([]), "atoms": np.array([])}, edges=5)
     assert list(empty.steps_from(Cursor(), 3)) == []
     assert empty.progress(Cursor()) == 0.0
 
 
 @pytest.mark.parametrize(
-    ("ids", "options", "message"),
+    ("count", "options", "message"),
     [
-        (["a", "b", "a"], {"graphs": 2}, "'a' occurs more than once"),
-        (["a", "b"], {"graphs": 2}, "2 ids got 3 edges"),
-        (["a", "b", "c"], {}, "exactly one of batch.graphs"),
-        (["a", "b", "c"], {"graphs": 2, "edges": 9}, "set the others to null"),
-        (["a", "b", "c"], {"atoms": 0}, "batch.atoms must be at least 1"),
+        (2, {"graphs": 2}, "2 records got 3 edges"),
+        (3, {}, "exactly one of batch.graphs"),
+        (3, {"graphs": 2, "edges": 9}, "set the others to null"),
+        (3, {"atoms": 0}, "batch.atoms must be at least 1"),
+        (3, {"graphs": 2, "oversize": "drop"}, "batch.oversize is 'drop'"),
+        (3, {"edges": 0.5, "oversize": "error"}, "at least 1"),
+        (3, {"graphs": 2, "sets": [SetShare(2)]}, "data sets of other sizes"),
+        (3, {"graphs": 2, "sets": [SetShare(2, 1.0), SetShare(1)]}, "mix.weights must be"),
+        (3, {"graphs": 2, "sets": [SetShare(2, 1.0), SetShare(1, -1.0)]}, "mix.weights must be"),
+        (3, {"graphs": 2, "sets": [SetShare(3, 1.0), SetShare(0, 1.0)]}, "no record left"),
+        (3, {"graphs": 2, "epoch_records": 5}, "give both"),
     ],
 )
-def test_impossible_plans_are_refused(ids, options, message):
+def test_impossible_plans_are_refused(count, options, message):
     with pytest.raises(PlanError, match=message):
-        Plan(np.array(ids), {"edges": np.ones(3), "atoms": np.ones(3)}, **options)
+        Plan(in_order(count), {"edges": np.ones(3), "atoms": np.ones(3)}, **options)
 
 
 def test_wrong_shares_and_steps_are_refused():

@@ -3,6 +3,7 @@ import logging
 import numpy as np
 import pytest
 
+from epitaxy.data.names import StoredNames
 from epitaxy.data.selection import (
     Excluded,
     Selection,
@@ -15,6 +16,7 @@ from epitaxy.data.selection import (
 from epitaxy.errors import ConfigError, PlanError
 
 IDS = np.array(["a", "b", "c", "d", "e", "f"])
+NAMES = StoredNames.of(IDS.tolist())
 NUM_ATOMS = np.array([1, 20, 21, 4, 50, 2])
 LARGEST = {
     "forces": np.array([0.1, 30.0, 30.5, np.nan, 99.0, 0.0]),
@@ -24,7 +26,7 @@ ALL = np.arange(6)
 
 
 def select(rows=ALL, **rules):
-    return select_rows(IDS, rows, num_atoms=NUM_ATOMS, largest=LARGEST, **rules)
+    return select_rows(NAMES, rows, num_atoms=NUM_ATOMS, largest=LARGEST, **rules)
 
 
 def test_without_rules_everything_stays():
@@ -65,7 +67,7 @@ def test_only_the_given_rows_are_candidates():
 
 def test_a_limit_on_an_absent_label_is_refused():
     with pytest.raises(ConfigError, match="needs the label 'forces'"):
-        select_rows(IDS, ALL, num_atoms=NUM_ATOMS, largest={"stress": ALL}, max_force=1.0)
+        select_rows(NAMES, ALL, num_atoms=NUM_ATOMS, largest={"stress": ALL}, max_force=1.0)
 
 
 @pytest.mark.parametrize("rule", [{"max_atoms": 0}, {"max_force": -1.0}, {"max_stress": np.nan}])
@@ -76,13 +78,13 @@ def test_limits_must_be_positive(rule):
 
 def test_unknown_excludes_are_counted_unless_all_are_unknown(caplog):
     with caplog.at_level(logging.WARNING):
-        assert unknown_excludes(IDS, ["a", "zzz", "b", "yyy"]) == ["zzz", "yyy"]
+        assert unknown_excludes(NAMES, ["a", "zzz", "b", "yyy"]) == ["zzz", "yyy"]
     assert "name 2 ids that the data set does not have, such as ['zzz', 'yyy']" in caplog.text
     assert "the other 2 are left out" in caplog.text
     assert select(exclude=["a", "zzz"]).report()["rules"]["exclude list"]["ids"] == ["a"]
     with pytest.raises(PlanError, match=r"name 2 ids, such as \['x', 'y'\], .*none of them"):
-        unknown_excludes(IDS, ["x", "y"])
-    assert unknown_excludes(IDS, []) == []
+        unknown_excludes(NAMES, ["x", "y"])
+    assert unknown_excludes(NAMES, []) == []
 
 
 def test_heavy_elements_are_left_out():

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from epitaxy.data.names import StoredNames, find_rows
 from epitaxy.data.split_rules import (
     cluster_keys,
-    find_rows,
     leaking_groups,
     rows_by_rule,
     rows_of_ids,
@@ -89,7 +89,7 @@ def test_no_unit_leaks_and_the_order_of_the_data_set_does_not_matter(
     except PlanError:
         assert len(set(groups)) < 20, "only few units can leave a split empty"
         return
-    assert leaking_groups(data.groups, rows) == []
+    assert leaking_groups(data.group_names, rows) == []
     assert sum(len(part) for part in rows.values()) == len(ids)
     shuffled = list(range(len(ids)))
     order.shuffle(shuffled)
@@ -148,16 +148,16 @@ def test_no_formula_and_no_system_is_in_two_splits_of_real_crystals(columns, dat
     )  # fmt: skip
 
     by_record = rows_by_rule(data, by="record")
-    assert len(leaking_groups(data.groups, by_record)) > 10, "polymorphs are parted by record"
+    assert len(leaking_groups(data.group_names, by_record)) > 10, "polymorphs are parted by record"
 
     rows = rows_by_rule(data, by="formula")
-    assert leaking_groups(data.groups, rows) == []
+    assert leaking_groups(data.group_names, rows) == []
     assert [len(rows[name]) for name in ("train", "val", "test")] == pytest.approx(
         [1600, 200, 200], abs=10
     )
     systems = np.array(["-".join(sorted(re.findall("[A-Z][a-z]?", f))) for f in data.groups])
-    assert leaking_groups(systems, rows), "formulas of one system may be parted"
-    assert leaking_groups(systems, rows_by_rule(data, by="chemical_system")) == []
+    assert leaking_groups(StoredNames.of(systems), rows), "formulas of one system may be parted"
+    assert leaking_groups(StoredNames.of(systems), rows_by_rule(data, by="chemical_system")) == []
 
 
 def _flat(formula):
@@ -228,8 +228,10 @@ def test_given_keys_keep_duplicates_together(columns):
     data = columns([f"s{index}" for index in range(40)])
     keys = np.array([f"cluster{index % 13}" for index in range(40)])
     rows = rows_by_rule(data, by="structure", keys=keys, fractions=(0.6, 0.2, 0.2))
-    assert leaking_groups(keys, rows) == []
-    assert leaking_groups(keys, rows_by_rule(data, by="record", fractions=(0.6, 0.2, 0.2)))
+    assert leaking_groups(StoredNames.of(keys.tolist()), rows) == []
+    assert leaking_groups(
+        StoredNames.of(keys.tolist()), rows_by_rule(data, by="record", fractions=(0.6, 0.2, 0.2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -262,16 +264,17 @@ def test_units_are_taken_whole_and_as_many_as_needed(hundred):
     taken = take_units(hundred.groups, 10, seed=0)
     assert taken.sum() == 12, "three groups of four"
     assert (
-        leaking_groups(hundred.groups, {"in": np.where(taken)[0], "out": np.where(~taken)[0]}) == []
+        leaking_groups(hundred.group_names, {"in": np.where(taken)[0], "out": np.where(~taken)[0]})
+        == []
     )
     assert not take_units(hundred.groups, 0, seed=0).any()
 
 
 def test_rows_of_ids_keeps_the_order_asked_for(hundred):
-    assert rows_of_ids(hundred.ids, ["r007", "r003"], "a list").tolist() == [7, 3]
+    assert rows_of_ids(hundred.id_names, ["r007", "r003"], "a list").tolist() == [7, 3]
     with pytest.raises(PlanError, match=r"a list names 1 ids .*'x'"):
-        rows_of_ids(hundred.ids, ["r007", "x"], "a list")
-    rows, unknown = find_rows(hundred.ids, ["x", "r009", "y"])
+        rows_of_ids(hundred.id_names, ["r007", "x"], "a list")
+    rows, unknown = find_rows(hundred.id_names, ["x", "r009", "y"])
     assert (rows.tolist(), unknown) == ([9], ["x", "y"])
 
 

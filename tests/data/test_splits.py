@@ -7,6 +7,7 @@ import logging
 import numpy as np
 import pytest
 
+from epitaxy.data.names import StoredNames
 from epitaxy.data.split_files import load_split, save_split
 from epitaxy.data.split_rules import leaking_groups, rows_by_rule
 from epitaxy.data.splits import make_split, store_split
@@ -45,7 +46,7 @@ def test_a_rule_is_identified_by_its_settings_alone(data):
 def test_given_keys_are_part_of_the_identity(data):
     keys = np.array([f"k{index // 2}" for index in range(100)])
     split = make_split(data, by="structure", keys=keys)
-    assert leaking_groups(keys, split.rows) == []
+    assert leaking_groups(StoredNames.of(keys.tolist()), split.rows) == []
     order = np.random.default_rng(0).permutation(100)
     again = make_split(data.take(order), by="structure", keys=keys[order])
     assert again.identity == split.identity
@@ -87,7 +88,7 @@ def test_ids_that_the_data_set_lacks(data, tmp_path, caplog):
 def test_a_split_file_that_leaks_groups_is_reported(data, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         split = make_split(data, file=written(tmp_path, {"train": ["r000"], "test": ["r001"]}))
-    assert leaking_groups(data.groups, split.rows) == ["g00"]
+    assert leaking_groups(data.group_names, split.rows) == ["g00"]
     assert "1 groups into more than one split" in caplog.text
 
 
@@ -107,7 +108,7 @@ def test_the_folds_of_a_benchmark(data, folds):
     for k in range(5):
         split = make_split(data, file=folds, fold=k, task="matbench_phonons", missing="skip")
         assert [len(split.rows[name]) for name in ("train", "val", "test")] == [72, 8, 20]
-        assert leaking_groups(data.groups, split.rows) == [], "val is carved in whole groups"
+        assert leaking_groups(data.group_names, split.rows) == [], "val is carved in whole groups"
         assert split.missing["train"] == [f"held-out-{k}"]
         tests += data.ids[split.rows["test"]].tolist()
     assert sorted(tests) == IDS, "every record is tested once"

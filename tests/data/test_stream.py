@@ -31,7 +31,8 @@ def datasets(records, tmp_path_factory):
 
 def make_plan(dataset, graphs=7, **options):
     costs = {"edges": dataset.num_atoms * 12, "atoms": dataset.num_atoms}
-    return Plan(dataset.ids, costs, graphs=graphs, data_digest=dataset.data_digest, **options)
+    keys, digest = dataset.id_names.keys(), dataset.data_digest
+    return Plan(keys, costs, graphs=graphs, data_digest=digest, **options)
 
 
 def arguments(**changes):
@@ -196,8 +197,8 @@ def test_streaming_without_ray_says_so(datasets, monkeypatch):
 
 
 def test_windows_start_small_stay_bounded_and_cover_every_step(monkeypatch):
-    ids = np.array([f"{index:04d}" for index in range(100)])
-    plan = Plan(ids, {"edges": np.ones(100), "atoms": np.ones(100)}, graphs=7)
+    keys = np.arange(100, dtype=np.uint64)
+    plan = Plan(keys, {"edges": np.ones(100), "atoms": np.ones(100)}, graphs=7)
     # 100 records of 256 + 48 bytes in 15 steps for 2 ranks: 1013 bytes a share
     monkeypatch.setattr(stream, "WINDOW_BYTES", 8 * 1100)
     windows = list(stream._windows(plan, Cursor(0, 3), 4, 2))

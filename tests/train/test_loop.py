@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from epitaxy.data.plan import Cursor, Plan
+from epitaxy.data.sidecars import keys_of
 from epitaxy.errors import ConfigError, NonFiniteError, StreamError
 from epitaxy.train.checkpoint import RunState
 from epitaxy.train.loop import Loop, PreparedStep
@@ -64,9 +65,9 @@ class Stepper:
 
 
 def plan(records: int = 10, graphs: int = 4) -> Plan:
-    ids = np.array([f"r{index}" for index in range(records)])
+    keys = keys_of(f"r{index}" for index in range(records))
     ones = np.ones(records, dtype=np.int64)
-    return Plan(ids, {"edges": ones, "atoms": ones}, graphs=graphs)
+    return Plan(keys, {"edges": ones, "atoms": ones}, graphs=graphs)
 
 
 def steps_of(cursors: Iterable[Cursor]) -> Iterator[PreparedStep]:

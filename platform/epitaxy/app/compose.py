@@ -31,6 +31,7 @@ _TRAINING_NODES = {
     "split": settings.SplitSettings(),
     "filter": settings.FilterSettings(),
     "batch": settings.BatchSettings(),
+    "mix": settings.MixSettings(),
     "optimizer": settings.OptimizerSettings(),
     "schedule": settings.ScheduleSettings(),
     "loop": settings.LoopSettings(),

@@ -13,7 +13,7 @@ import numpy as np
 from epitaxy.app.models import SourceModel, find_model
 from epitaxy.app.paths import absolute, absolute_output
 from epitaxy.app.tables import columns, number
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.mixture import Data, open_data
 from epitaxy.data.splits import make_split
 from epitaxy.errors import ConfigError, closest
 from epitaxy.predict.evaluate import Evaluation, evaluate
@@ -62,10 +62,14 @@ def run_evaluation(config: Mapping[str, Any]) -> Evaluated:
         NeedsError: If the split is empty or lacks every label that the model predicts.
     """
     model = find_model(str(config["model"]), config, config["trust"])
-    dataset = Dataset.open(absolute(str(config["data"])))
+    given = config["data"]
+    paths = given if isinstance(given, list) else [given]
+    dataset = open_data([absolute(str(path)) for path in paths])
     split = str(config["split"])
     rows = _rows(dataset, split, model)
-    directory = Path(absolute_output(str(config["out"] or _default_out(config, model)), "out"))
+    directory = Path(
+        absolute_output(str(config["out"] or _default_out(config, model, dataset)), "out")
+    )
     # find_model has checked the model's code against what the user trusts.
     evaluation = evaluate(
         model.folder, dataset, rows, split=split, trusted_only=not config["trust"]
@@ -74,10 +78,18 @@ def run_evaluation(config: Mapping[str, Any]) -> Evaluated:
     return Evaluated(evaluation, directory)
 
 
-def _rows(dataset: Dataset, split: str, model: SourceModel) -> np.ndarray:
+def _rows(dataset: Data, split: str, model: SourceModel) -> np.ndarray:
     if split not in SPLITS:
         raise ConfigError(f"split is {split!r}; {closest(split, SPLITS)}")
-    trained_here = (model.card.get("data") or {}).get("digest") == dataset.data_digest
+    trained_on = model.card.get("data") or {}
+    trained_here = trained_on.get("digest") == dataset.data_digest
+    members = [member.get("digest") for member in trained_on.get("members", ())]
+    if dataset.data_digest in members and split != "all":
+        raise ConfigError(
+            f"the model was trained on {dataset.path} mixed with other data sets "
+            f"({trained_on.get('name')}), and its split was dealt over all of them together; give "
+            "them all, data=[…] in the same order, or split=all"
+        )
     if split == "all":
         if trained_here:
             logger.warning("the model was trained on a part of these records: split=test is honest")
@@ -91,7 +103,7 @@ def _rows(dataset: Dataset, split: str, model: SourceModel) -> np.ndarray:
     return make_split(dataset, **to_dict(rule)).rows[split]
 
 
-def _default_out(config: Mapping[str, Any], model: SourceModel) -> Path:
+def _default_out(config: Mapping[str, Any], model: SourceModel, dataset: Data) -> Path:
     name = model.identity.get("reference") or f"{model.card.get('name', 'model')}"
-    data = Path(absolute(str(config["data"]))).name
+    data = dataset.name
     return Path(config["home"]) / "evaluations" / name / f"{data}-{config['split']}"

@@ -48,3 +48,5 @@ def set_absolute(config: dict[str, Any], inputs: tuple[str, ...], outputs: tuple
         value = node.get(name)
         if isinstance(value, str) and value != "???":
             node[name] = absolute_output(value, key) if key in outputs else absolute(value)
+        elif isinstance(value, list) and key in inputs:
+            node[name] = [absolute(str(path)) for path in value]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from epitaxy.app.components import check_components
 from epitaxy.app.compose import Composed, to_yaml
 from epitaxy.app.models import SourceModel, find_model, registry_of
 from epitaxy.app.paths import set_absolute
-from epitaxy.data.manifest import Manifest
+from epitaxy.data.mixture import Data, Mixture, members_of, open_data
 from epitaxy.errors import ConfigError
 from epitaxy.registry.contract import Version, check_name, settable
 from epitaxy.train.folders import read_json, write_json
@@ -23,7 +23,7 @@ from epitaxy.train.settings import InitSettings, RunSettings, from_dict, to_dict
 
 CONFIG_FILE, PUBLISHED_FILE = "config.yaml", "published.json"
 
-_SECTIONS = ("seed", "split", "filter", "batch", "optimizer", "schedule", "loop", "compute")
+_SECTIONS = ("seed", "split", "filter", "batch", "mix", "optimizer", "schedule", "loop", "compute")
 _INPUTS = ("data", "split.file", "filter.exclude")
 _OUTPUTS = ("home", "run.directory")
 _CREDENTIALS = re.compile(r"://[^/@\s]*@")
@@ -135,28 +135,40 @@ def save_config(directory: Path, config: Mapping[str, Any]) -> None:
     (directory / CONFIG_FILE).write_text(_CREDENTIALS.sub("://", to_yaml(config)), encoding="utf-8")
 
 
+def _origin_of(data: Data) -> dict[str, Any]:
+    """Returns what a card says of the records; of several data sets, also of each."""
+    manifests = [member.manifest for member in members_of(data)]
+
+    def each(values: Iterable[Any]) -> str:
+        return "; ".join(dict.fromkeys(str(value) for value in values if value))
+
+    origin: dict[str, Any] = {
+        "name": data.name,
+        "digest": data.data_digest,
+        "records": len(data),
+        "recipe": each(manifest.recipe.get("name", "") for manifest in manifests),
+        "source": each(manifest.source.get("uri", "") for manifest in manifests),
+        "licence": each(manifest.licence for manifest in manifests),
+        "citation": each(manifest.citation for manifest in manifests),
+    }
+    if isinstance(data, Mixture):
+        origin["members"] = [_origin_of(member) for member in data.members]
+    return origin
+
+
 def lineage_of(
     settings: RunSettings, directory: Path, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
     """Returns what the card of the model of the run in ``directory`` says of its origin."""
-    manifest = Manifest.load(Path(settings.data))
+    data = open_data(settings.data)
     run = read_json(directory / RUN)
     units = run["units"]
     return {
         "run": {"name": settings.name, "science_digest": run["science_digest"]},
         "plan": {"digest": run["plan_digest"]},
-        "schemes": {field.name: field.scheme for field in manifest.fields},
+        "schemes": {field.name: field.scheme for field in data.fields.values()},
         "parent": dict(settings.init.lineage) or None,
-        "data": {
-            "name": Path(settings.data).name,
-            "digest": manifest.data_digest,
-            "records": manifest.num_records,
-            "recipe": str(manifest.recipe.get("name", "")),
-            "source": str(manifest.source.get("uri", "")),
-            "licence": manifest.licence,
-            "citation": manifest.citation,
-            "split": to_dict(settings.split),
-        },
+        "data": {**_origin_of(data), "split": to_dict(settings.split)},
         "metrics": {
             name: {"value": value, "unit": units.get(name, "")} for name, value in metrics.items()
         },

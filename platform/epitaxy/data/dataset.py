@@ -13,6 +13,7 @@ from jaxtyping import Int64
 
 from epitaxy.data.codec import decode, record_digest
 from epitaxy.data.manifest import FileEntry, Manifest, check_content, check_size
+from epitaxy.data.names import Names, StoredNames
 from epitaxy.data.sidecars import FOLDER as SIDECARS
 from epitaxy.data.sidecars import composition, interpolate_neighbors, texts
 from epitaxy.errors import RecordError, ShardError, closest
@@ -93,6 +94,11 @@ class Dataset:
         self.__init__(*state)  # type: ignore[misc]
 
     @property
+    def name(self) -> str:
+        """Name of its folder."""
+        return self.path.name
+
+    @property
     def data_digest(self) -> str:
         """Hash over the sorted (id, record digest) pairs, the same for every storage."""
         return self.manifest.data_digest
@@ -111,6 +117,24 @@ class Dataset:
     def groups(self) -> np.ndarray:
         """Group (material) of each record, (records,) of str."""
         return texts(self._array("groups"), self._array("groups_offsets"))
+
+    @cached_property
+    def id_names(self) -> Names:
+        """Record ids in row order, decoded only where they are looked at."""
+        return self._names("ids", "id_keys")
+
+    @cached_property
+    def group_names(self) -> Names:
+        """Group of each record, decoded only where it is looked at."""
+        return self._names("groups", "group_keys")
+
+    def _names(self, name: str, keys: str) -> Names:
+        stored = f"{SIDECARS}/{keys}.npy" in self._files  # data sets of earlier versions have none
+        return StoredNames(
+            self._array(name),
+            self._array(f"{name}_offsets"),
+            self._array(keys) if stored else None,
+        )
 
     @property
     def num_atoms(self) -> Int64[np.ndarray, " records"]:

@@ -1,6 +1,6 @@
 """The plan of a run: which records make up each step, and who gets which of them.
 
-A pure function of ids, costs and a seed. Steps never depend on the number of workers; shares deal
+A pure function of keys, costs and a seed. Steps never depend on the number of workers; shares deal
 one step to ranks and micro-batches. See ``docs/plan.md``.
 """
 
@@ -10,20 +10,23 @@ import hashlib
 import heapq
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from epitaxy.data.order import BLOCK, Keys, Order, SetShare, Shuffle, draws_of, mix, set_digest
 from epitaxy.errors import PlanError, closest
 
-PACKING_VERSION = 1
+PACKING_VERSION = 2
 """Raised whenever the rule changes that turns records into steps."""
 
 CACHED_EPOCHS = 2
 """A prefetch thread may be one epoch ahead of the loop."""
+
+OVERSIZE = ("alone", "error", "skip")
 
 logger = logging.getLogger(__name__)
 
@@ -72,79 +75,88 @@ class Cursor:
 class _Epoch:
     """One epoch's records in order (indices into the plan) and where its steps begin."""
 
-    order: Int64[np.ndarray, " records"]
+    order: Order
     bounds: Int64[np.ndarray, " steps_plus_1"]
 
 
 class Plan:
-    """Steps and shares over a set of records. Small enough to pickle into every reader.
+    """Steps and shares over a set of records.
 
     Args:
-        ids: Ids of the plan's records; they need not be sorted.
+        keys: Key of each record's id (``sidecars.key_bytes``), different within a data set.
         costs: ``edges`` and ``atoms`` of each of them.
-        rows: Their rows in the data set; by default ``0 … len(ids) - 1``.
+        rows: Their rows in the data set; by default ``0 … len(keys) - 1``.
         graphs: Records per step. Exactly one of ``graphs``, ``edges`` and ``atoms`` is given.
         edges: Most edges per step: as many records as fit, in order.
         atoms: Most atoms per step.
-        seed: Of the order.
-        shuffle: Whether epochs are permuted; otherwise they follow the sorted ids.
+        oversize: What to do with a record that exceeds the budget by itself: a step of its own
+            (``alone``), refuse the plan (``error``), or leave it out and count it (``skip``).
+        shuffle: How an epoch is ordered, and its seed; by default all records are permuted.
+        sets: Data sets to mix; by default all records are one.
+        epoch_records: Records of an epoch where sets have weights; by default as many as there are.
         data_digest: Digest of the data set.
         selection: JSON-ready account of split, filter and excludes, for the description.
 
     Attributes:
-        rows: Data set rows of the records, in the order of their ids.
+        rows: Data set rows of the records.
+        draws: Records that an epoch takes of each data set.
         num_records: Records of an epoch.
-        num_atoms: Atoms of an epoch.
-        num_oversized: Records that exceed the budget alone; each is a step of its own.
+        num_atoms: Atoms of an epoch, on average.
+        num_oversized: Records that exceed the budget by themselves.
+        num_skipped: How many of them are left out.
         description: JSON-ready: everything the order depends on.
         digest: Hash of the description (16 hex digits).
 
     Raises:
-        PlanError: If ids repeat, lengths differ, or the batch size is not exactly one positive
-            number.
+        PlanError: If lengths differ, a setting is wrong, or a record exceeds the budget and
+            ``oversize`` is ``error``.
     """
 
     def __init__(
         self,
-        ids: np.ndarray,
+        keys: Keys,
         costs: Mapping[str, Int64[np.ndarray, " records"]],
         *,
         rows: Rows | None = None,
         graphs: int | None = None,
         edges: int | None = None,
         atoms: int | None = None,
-        seed: int = 0,
-        shuffle: bool = True,
+        oversize: str = "alone",
+        shuffle: Shuffle | None = None,
+        sets: Sequence[SetShare] = (),
+        epoch_records: int | None = None,
         data_digest: str = "",
         selection: Mapping[str, Any] | None = None,
     ) -> None:
-        batch = {"graphs": graphs, "edges": edges, "atoms": atoms}
-        self._kind, self._size = _batch_rule(batch)
-        by_id = _sorted_by_id(ids)
-        rows = np.arange(len(ids)) if rows is None else rows
-        columns = {"rows": rows, "edges": costs["edges"], "atoms": costs["atoms"]}
-        for name, column in columns.items():
-            if len(column) != len(ids):
-                raise PlanError(f"a plan of {len(ids)} ids got {len(column)} {name}")
-        self.rows, self._edges, self._atoms = (
-            np.asarray(column, dtype=np.int64)[by_id] for column in columns.values()
-        )
-        self.num_records = len(ids)
-        self.num_atoms = int(self._atoms.sum())
-        self._seed, self._shuffle = seed, shuffle
+        self._kind, self._size = _batch_rule({"graphs": graphs, "edges": edges, "atoms": atoms})
+        rows = np.arange(len(keys)) if rows is None else rows
+        self._sets = list(sets) or [SetShare(len(keys))]
+        _check_lengths(len(keys), {"rows": rows, **costs}, self._sets)
+        self._keys, self.rows = keys, np.asarray(rows, dtype=np.int64)
+        self._edges, self._atoms = _narrow(costs["edges"]), _narrow(costs["atoms"])
+        self._shuffle = shuffle = shuffle or Shuffle()
+        self.num_oversized = self._treat_oversized(oversize)
+        self.num_skipped = len(keys) - len(self._keys)
+        self.draws = draws_of(self._sets, epoch_records)
+        self.num_records = sum(self.draws)
+        self.num_atoms = self._atoms_of_an_epoch()
         self._epochs: dict[int, _Epoch] = {}
-        self.num_oversized = self._count_oversized()
         self.description: dict[str, Any] = {
             "packing_version": PACKING_VERSION,
             "data_digest": data_digest,
-            "num_records": self.num_records,
-            "records": digest_of("\0".join(str(name) for name in ids[by_id])),
-            "batch": {self._kind: self._size},
-            "costs": None if self._kind == "graphs" else digest_of(self._budgeted().tobytes()),
-            "seed": seed,
-            "shuffle": shuffle,
+            "num_records": len(self._keys),
+            "records": self._digest_with(None),
+            "batch": {self._kind: self._size, "oversize": oversize},
+            "costs": None if self._kind == "graphs" else self._digest_with(self._budgeted()),
+            "seed": shuffle.seed,
+            "shuffle": shuffle.by,
+            "draws": self.draws,
             "selection": json.loads(json.dumps(selection or {})),
         }
+        if shuffle.by == "blocks":
+            firsts = np.repeat([s.first for s in self._sets], [s.size for s in self._sets])
+            stored = self._digest_with((self.rows - firsts) // BLOCK)
+            self.description |= {"window": shuffle.window, "stored": stored}
         self.digest = digest_of(json.dumps(self.description, sort_keys=True))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -225,7 +237,7 @@ class Plan:
             )
         return float(bounds[cursor.step]) / max(self.num_records, 1)
 
-    def _step(self, epoch: int, step: int) -> Int64[np.ndarray, " records"]:
+    def _step(self, epoch: int, step: int) -> Order:
         cached, last = self._epoch(epoch), self.num_steps(epoch) - 1
         if not 0 <= step <= last:
             raise PlanError(f"epoch {epoch} has {last + 1} steps; there is no step {step}")
@@ -234,25 +246,17 @@ class Plan:
     def _epoch(self, epoch: int) -> _Epoch:
         cached = self._epochs.get(epoch)
         if cached is None:
-            order = self._permutation(epoch)
+            order = self._shuffle.epoch(epoch, self._keys, self.rows, self._sets, self.draws)
             cached = _Epoch(order, self._bounds(order))
             # A new dictionary, so that threads that share the plan need no lock.
             kept = list(self._epochs.items())[1 - CACHED_EPOCHS :]
             self._epochs = {**dict(kept), epoch: cached}
         return cached
 
-    def _permutation(self, epoch: int) -> Int64[np.ndarray, " records"]:
-        if not self._shuffle:
-            return np.arange(self.num_records)
-        # Raw words rather than Generator.permutation: NumPy keeps only the raw stream stable.
-        key = np.array([self._seed % 2**64, epoch], dtype=np.uint64)
-        words = np.random.Philox(key=key).random_raw(self.num_records)
-        return np.argsort(words, kind="stable")
-
-    def _bounds(self, order: Int64[np.ndarray, " records"]) -> Int64[np.ndarray, " steps_plus_1"]:
+    def _bounds(self, order: Order) -> Int64[np.ndarray, " steps_plus_1"]:
         if self._kind == "graphs":
             return np.append(np.arange(0, self.num_records, self._size), self.num_records)
-        spent = np.cumsum(self._budgeted()[order])
+        spent = np.cumsum(self._budgeted()[order], dtype=np.int64)
         bounds = [0]
         while bounds[-1] < self.num_records:
             start = bounds[-1]
@@ -261,20 +265,64 @@ class Plan:
             bounds.append(max(fits, start + 1))
         return np.array(bounds)
 
-    def _budgeted(self) -> Int64[np.ndarray, " records"]:
+    def _budgeted(self) -> Order:
         return self._atoms if self._kind == "atoms" else self._edges
 
-    def _count_oversized(self) -> int:
+    def _parts(self) -> list[slice]:
+        """Returns where each data set's records stand."""
+        ends = np.cumsum([share.size for share in self._sets]).tolist()
+        return [slice(end - share.size, end) for end, share in zip(ends, self._sets, strict=True)]
+
+    def _atoms_of_an_epoch(self) -> int:
+        sums = [int(self._atoms[part].sum()) for part in self._parts()]
+        counts = zip(sums, self.draws, self._sets, strict=True)
+        return sum(total * drawn // max(share.size, 1) for total, drawn, share in counts)
+
+    def _digest_with(self, values: np.ndarray | None) -> str:
+        """Returns a hash of every record, with its value if there is one, whatever their order."""
+        words = self._keys.copy()
+        for share, part in zip(self._sets, self._parts(), strict=True):
+            words[part] += np.uint64(share.salt)
+        if values is not None:
+            words += mix(values.astype(np.uint64), (3, 3))
+        return set_digest(words)
+
+    def _treat_oversized(self, policy: str) -> int:
+        """Returns how many records exceed the budget, having dealt with them as asked."""
+        if policy not in OVERSIZE:
+            raise PlanError(f"batch.oversize is {policy!r}; {closest(policy, OVERSIZE)}")
         if self._kind == "graphs":
             return 0
-        count = int((self._budgeted() > self._size).sum())
-        if count:
-            logger.warning(
-                "%d of %d records exceed the budget of %d %s per step alone (largest: %d); each "
-                "becomes a step of its own",
-                count, self.num_records, self._size, self._kind, self._budgeted().max(),
-            )  # fmt: skip
+        over = self._budgeted() > self._size
+        count = int(over.sum())
+        if not count:
+            return 0
+        told = (
+            f"{count} of {len(over)} records exceed the budget of {self._size} {self._kind} per "
+            f"step by themselves (largest: {self._budgeted().max()})"
+        )
+        if policy == "error":
+            raise PlanError(
+                f"{told}, such as row {int(self.rows[over][0])}; raise batch.{self._kind}, filter "
+                "them (filter.max_atoms), or say batch.oversize=alone or skip"
+            )
+        if policy == "skip":
+            kept = [int((~over[part]).sum()) for part in self._parts()]
+            self._sets = [s._replace(size=n) for s, n in zip(self._sets, kept, strict=True)]
+            for name in ("_keys", "rows", "_edges", "_atoms"):
+                setattr(self, name, getattr(self, name)[~over])
+        logger.warning(
+            "%s; %s", told, "they are left out" if policy == "skip" else "each is a step of its own"
+        )
         return count
+
+
+def _check_lengths(count: int, columns: Mapping[str, np.ndarray], sets: Sequence[SetShare]) -> None:
+    for name, column in columns.items():
+        if len(column) != count:
+            raise PlanError(f"a plan of {count} records got {len(column)} {name}")
+    if sum(share.size for share in sets) != count:
+        raise PlanError(f"a plan of {count} records got data sets of other sizes: {sets}")
 
 
 def _batch_rule(batch: Mapping[str, int | None]) -> tuple[str, int]:
@@ -290,13 +338,10 @@ def _batch_rule(batch: Mapping[str, int | None]) -> tuple[str, int]:
     return name, size
 
 
-def _sorted_by_id(ids: np.ndarray) -> Int64[np.ndarray, " records"]:
-    by_id = np.argsort(ids, kind="stable")
-    repeated = np.flatnonzero(ids[by_id][1:] == ids[by_id][:-1])
-    if len(repeated):
-        name = str(ids[by_id][repeated[0]])
-        raise PlanError(f"the id {name!r} occurs more than once; ids must be unique")
-    return by_id
+def _narrow(values: np.ndarray) -> Order:
+    """Returns costs in four bytes where they fit."""
+    values = np.asarray(values, dtype=np.int64)
+    return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
 
 
 def _deal(costs: Int64[np.ndarray, " records"], num_bins: int) -> list[Int64[np.ndarray, " _"]]:

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from epitaxy.data.id_lists import read_id_lines
-from epitaxy.data.split_rules import SAMPLE, Rows, find_rows
+from epitaxy.data.names import Names, find_rows
+from epitaxy.data.split_rules import SAMPLE, Rows
 from epitaxy.errors import ConfigError, PlanError, closest
 
 LABEL_OF_LIMIT = {"max_force": "forces", "max_stress": "stress"}
@@ -57,7 +58,7 @@ class Selection:
 
 
 def select_rows(
-    ids: np.ndarray,
+    ids: Names,
     rows: Rows,
     *,
     num_atoms: Int64[np.ndarray, " records"],
@@ -109,7 +110,7 @@ def select_rows(
     lost = np.zeros(len(rows), dtype=bool)
     for mask in broken.values():
         lost |= mask
-    rules = {name: _excluded(ids[rows[mask]]) for name, mask in broken.items()}
+    rules = {name: _excluded(ids, rows[mask]) for name, mask in broken.items()}
     return Selection(rows[~lost], int(lost.sum()), rules)
 
 
@@ -133,7 +134,7 @@ def read_exclude_list(file: Path) -> list[str]:
     return read_id_lines(file, f"exclude list {file}")
 
 
-def unknown_excludes(ids: np.ndarray, listed: Sequence[str]) -> list[str]:
+def unknown_excludes(ids: Names, listed: Sequence[str]) -> list[str]:
     """Returns those of ``listed`` that the data set lacks; a warning counts them.
 
     A list made for another version of the data, or for several data sets together, names such
@@ -144,10 +145,10 @@ def unknown_excludes(ids: np.ndarray, listed: Sequence[str]) -> list[str]:
     """
     found, unknown = find_rows(ids, listed)
     if unknown and not len(found):
+        own = ids.at(np.arange(min(SAMPLE, len(ids)))).tolist()
         raise PlanError(
             f"the exclude lists name {len(unknown)} ids, such as {unknown[:SAMPLE]}, and the data "
-            f"set has none of them (its own are like {ids[:SAMPLE].tolist()}); were they made for "
-            "another data set?"
+            f"set has none of them (its own are like {own}); were they made for another data set?"
         )
     if unknown:
         logger.warning(
@@ -180,5 +181,5 @@ def _positive(name: str, limit: float) -> float:
     return limit
 
 
-def _excluded(ids: np.ndarray) -> Excluded:
-    return Excluded(len(ids), tuple(str(name) for name in ids[:SAMPLE]))
+def _excluded(ids: Names, rows: Rows) -> Excluded:
+    return Excluded(len(rows), tuple(ids.at(rows[:SAMPLE]).tolist()))

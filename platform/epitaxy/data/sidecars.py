@@ -1,18 +1,20 @@
 """Arrays beside the shards: everything that plans, splits and statistics need of every record.
 
 They are ``.npy`` files read by memory map. Writing keeps them in memory: about 200 bytes per
-record plus its labels' statistics.
+record plus its labels' statistics. Ids and groups stand there twice: as text, and as 8-byte keys,
+so that splitting and planning ten million records touches no string.
 """
 
 from __future__ import annotations
 
+import hashlib
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64, Int64, Integer, UInt64
 
 from epitaxy.graph.record import AMOUNT, CrystalRecord, Label
 
@@ -30,6 +32,7 @@ class SidecarWriter:
             "ids": (bytearray(), array("q", [0])),
             "groups": (bytearray(), array("q", [0])),
         }
+        self._keys = {"id_keys": bytearray(), "group_keys": bytearray()}
         self._digests = bytearray()
         self._num_atoms = array("q")
         self._composition = (array("q", [0]), bytearray(), array("i"))
@@ -42,6 +45,8 @@ class SidecarWriter:
             content, offsets = self._texts[name]
             content += text.encode()
             offsets.append(len(content))
+        for name, text in (("id_keys", record.id), ("group_keys", record.group)):
+            self._keys[name] += key_bytes(text)
         self._digests += bytes.fromhex(digest)
         elements, counts = _composition(record)
         self._composition[0].append(self._composition[0][-1] + len(elements))
@@ -60,11 +65,16 @@ class SidecarWriter:
             "digests": np.frombuffer(self._digests, np.uint8).reshape(-1, 16),
             "num_atoms": _integers(self._num_atoms),
             "neighbor_radii": np.array(NEIGHBOR_RADII),
-            "neighbors": _integers(self._neighbors).reshape(-1, len(NEIGHBOR_RADII)),
+            # Column by column: a plan reads the counts of one radius.
+            "neighbors": np.asfortranarray(
+                np.array(self._neighbors, dtype=np.int32).reshape(-1, len(NEIGHBOR_RADII))
+            ),
             "composition_offsets": _integers(self._composition[0]),
             "composition_elements": np.frombuffer(self._composition[1], np.uint8),
             "composition_counts": np.array(self._composition[2], dtype=np.int32),
         }
+        for name, content in self._keys.items():
+            arrays[name] = np.frombuffer(content, ">u8").astype(np.uint64)
         for name, (content, offsets) in self._texts.items():
             arrays[name] = np.frombuffer(content, np.uint8)
             arrays[f"{name}_offsets"] = _integers(offsets)
@@ -136,6 +146,17 @@ def _integers(values: array[int]) -> Int64[np.ndarray, " values"]:
     return np.array(values, dtype=np.int64)
 
 
+def key_bytes(text: str, seed: int = 0) -> bytes:
+    """Returns the 8-byte key of an id or a group: BLAKE2b keyed by ``seed``, read big-endian."""
+    return hashlib.blake2b(text.encode(), key=str(seed).encode(), digest_size=8).digest()
+
+
+def keys_of(names: Iterable[str], seed: int = 0) -> UInt64[np.ndarray, " names"]:
+    """Returns the key of each name."""
+    joined = b"".join(key_bytes(name, seed) for name in names)
+    return np.frombuffer(joined, ">u8").astype(np.uint64)
+
+
 def texts(content: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Returns the strings that were stored as UTF-8 bytes and offsets, as a numpy string array."""
     buffer, ends = content.tobytes(), offsets.tolist()
@@ -158,7 +179,9 @@ def composition(
 
 
 def interpolate_neighbors(
-    radii: Float64[np.ndarray, " radii"], counts: Int64[np.ndarray, "records radii"], cutoff: float
+    radii: Float64[np.ndarray, " radii"],
+    counts: Integer[np.ndarray, "records radii"],
+    cutoff: float,
 ) -> Int64[np.ndarray, " records"]:
     """Returns directed neighbours within ``cutoff``: exact at a stored radius, else estimated.
 
@@ -167,12 +190,14 @@ def interpolate_neighbors(
     exact = np.flatnonzero(radii == cutoff)
     if len(exact):
         return counts[:, exact[0]].astype(np.int64)
-    volumes = np.concatenate([[0.0], radii**3])
-    columns = np.concatenate([np.zeros((len(counts), 1)), counts], axis=1)
+    volumes = radii**3
     if cutoff > radii[-1]:
-        estimate = columns[:, -1] * (cutoff**3 / volumes[-1])
+        estimate = counts[:, -1] * (cutoff**3 / volumes[-1])
     else:
         upper = int(np.searchsorted(volumes, cutoff**3))
-        share = (cutoff**3 - volumes[upper - 1]) / (volumes[upper] - volumes[upper - 1])
-        estimate = columns[:, upper - 1] * (1 - share) + columns[:, upper] * share
+        below = volumes[upper - 1] if upper else 0.0
+        share = (cutoff**3 - below) / (volumes[upper] - below)
+        estimate = counts[:, upper] * share
+        if upper:
+            estimate += counts[:, upper - 1] * (1 - share)
     return np.rint(estimate).astype(np.int64)

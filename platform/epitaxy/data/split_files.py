@@ -22,7 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from epitaxy.data.id_lists import check_disjoint
-from epitaxy.data.split_rules import SPLITS, Rows, find_rows, rows_of_ids
+from epitaxy.data.names import Names, find_rows
+from epitaxy.data.split_rules import SPLITS, Rows, rows_of_ids
 from epitaxy.errors import ConfigError, ShardError, closest
 
 FORMAT = 1
@@ -43,6 +44,11 @@ class Home(Protocol):
     @property
     def ids(self) -> np.ndarray:
         """Record ids, (records,) of str."""
+        ...
+
+    @property
+    def id_names(self) -> Names:
+        """Record ids, not decoded."""
         ...
 
     @property
@@ -172,7 +178,7 @@ def load_split(data: Home, name: str) -> StoredSplit:
         raise ShardError(f"the split {path} cannot be read: {error}") from error
     content = _parse(path, text)
     where = f"the split {path}"
-    rows = {split: np.sort(rows_of_ids(data.ids, content[split], where)) for split in SPLITS}
+    rows = {split: np.sort(rows_of_ids(data.id_names, content[split], where)) for split in SPLITS}
     check_disjoint({split: content[split] for split in SPLITS}, where)
     if content["data_digest"] != data.data_digest:
         logger.warning(
@@ -204,7 +210,7 @@ def copy_splits(source: Home, target: Home) -> list[Path]:
             logger.warning("the split %r is not copied: no id of it is in %s", name, target.path)
             continue
         settings = {**stored.settings, **({"left_out": lost} if any(lost.values()) else {})}
-        rows = {split: find_rows(target.ids, ids)[0] for split, ids in kept.items()}
+        rows = {split: find_rows(target.id_names, ids)[0] for split, ids in kept.items()}
         written.append(save_split(target, name, rows, settings))
     return written
 

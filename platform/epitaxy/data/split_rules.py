@@ -6,15 +6,16 @@ No rule reads a record: ids, groups, compositions and scalar labels stand in the
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from numbers import Real
 from typing import Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int8, Int64
 
+from epitaxy.data.names import Names, find_rows
+from epitaxy.data.sidecars import keys_of
 from epitaxy.errors import ConfigError, PlanError, closest
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.symbols import SYMBOLS
@@ -47,6 +48,16 @@ class Columns(Protocol):
         """Material of each record, (records,) of str."""
         ...
 
+    @property
+    def id_names(self) -> Names:
+        """Record ids, not decoded."""
+        ...
+
+    @property
+    def group_names(self) -> Names:
+        """Material of each record, not decoded."""
+        ...
+
     def label_table(self, rows: np.ndarray) -> LabelTable:
         """Returns compositions and label columns of ``rows``."""
         ...
@@ -64,12 +75,12 @@ def rows_by_rule(
 ) -> dict[str, Rows]:
     """Returns the rows of ``train``, ``val`` and ``test``, each in ascending order.
 
-    Units are ordered by a keyed hash of their name, so the order of the data set does not matter;
-    by ``time`` they are ordered by value, earliest first. Walking that order, a split takes whole
-    units until it holds its number of records; then the next split starts. By ``record`` the
-    numbers are exact; by any other rule a split may exceed its number by part of one unit, and the
-    last one gets what remains. What fractions or sizes leave over is the end of the order: by
-    ``time``, the latest records.
+    Units are ordered by a keyed hash of their name (``sidecars.key_bytes``), so the order of the
+    data set does not matter; by ``time`` they are ordered by value, earliest first. Walking that
+    order, a split takes whole units until it holds its number of records; then the next split
+    starts. By ``record`` the numbers are exact; by any other rule a split may exceed its number by
+    part of one unit, and the last one gets what remains. What fractions or sizes leave over is the
+    end of the order: by ``time``, the latest records.
 
     Args:
         data: Columns of the data set.
@@ -84,17 +95,20 @@ def rows_by_rule(
         ConfigError: If a setting is wrong.
         PlanError: If a split that was asked for ends empty, or a record has no date.
     """
-    units = units_of(data, by, time=time, keys=keys)
-    wanted = _wanted_sizes(len(units), fractions, sizes)
-    names, unit_of_row, counts = np.unique(units, return_inverse=True, return_counts=True)
-    order = np.arange(len(names)) if by == "time" else _hashed_order(names, seed)
-    split_of_row = _deal(unit_of_row, counts, order, wanted)
+    if by in ("group", "record") and time is None and keys is None:
+        column = data.group_names if by == "group" else data.id_names
+        ranks: np.ndarray = column.keys(seed)  # the hash itself is the order of the units
+    else:
+        units = units_of(data, by, time=time, keys=keys)
+        ranks = units if by == "time" else keys_of(units.tolist(), seed)
+    wanted = _wanted_sizes(len(ranks), fractions, sizes)
+    split_of_row, num_units = _deal(ranks, wanted)
     rows = {name: np.flatnonzero(split_of_row == index) for index, name in enumerate(SPLITS)}
     for name, share in zip(SPLITS, fractions if sizes is None else sizes, strict=True):
         if share and not len(rows[name]):
             raise PlanError(
                 f"the {name} split was to get {share:g} {'of the' if sizes is None else ''} records"
-                f" and is empty: the data set has {len(units)} records in {len(names)} "
+                f" and is empty: the data set has {len(ranks)} records in {num_units} "
                 f"{_PLURALS[by]}, too few for these splits; change split.fractions or split.sizes"
             )
     return rows
@@ -186,18 +200,10 @@ def scalar_column(data: Columns, label: str, setting: str) -> Float64[np.ndarray
 
 def take_units(units: np.ndarray, size: int, seed: int) -> Bool[np.ndarray, " records"]:
     """Returns which records to take: whole units in hashed order until there are ``size``."""
-    names, unit_of_row, counts = np.unique(units, return_inverse=True, return_counts=True)
-    return _deal(unit_of_row, counts, _hashed_order(names, seed), [size]) == 0
+    return _deal(keys_of(units.tolist(), seed), [size])[0] == 0
 
 
-def find_rows(ids: np.ndarray, wanted: Sequence[str]) -> tuple[Rows, list[str]]:
-    """Returns the rows of ``wanted``, in its order, and those that are not among ``ids``."""
-    row_of = {name: row for row, name in enumerate(ids.tolist())}
-    known = [row_of[name] for name in wanted if name in row_of]
-    return np.array(known, dtype=np.int64), [name for name in wanted if name not in row_of]
-
-
-def rows_of_ids(ids: np.ndarray, wanted: Sequence[str], where: str, remedy: str = "") -> Rows:
+def rows_of_ids(ids: Names, wanted: Sequence[str], where: str, remedy: str = "") -> Rows:
     """Returns the rows of ``wanted``, in its order.
 
     Raises:
@@ -213,11 +219,15 @@ def rows_of_ids(ids: np.ndarray, wanted: Sequence[str], where: str, remedy: str 
     return rows
 
 
-def leaking_groups(groups: np.ndarray, rows: Mapping[str, Rows]) -> list[str]:
+def leaking_groups(groups: Names, rows: Mapping[str, Rows]) -> list[str]:
     """Returns the groups that occur in more than one split, sorted."""
-    per_split = [np.unique(groups[part]) for part in rows.values()]
-    names, counts = np.unique(np.concatenate(per_split), return_counts=True)
-    return [str(name) for name in names[counts > 1]]
+    keys = groups.keys()
+    per_split = [np.unique(keys[part]) for part in rows.values()]
+    found, counts = np.unique(np.concatenate(per_split), return_counts=True)
+    if not (counts > 1).any():
+        return []
+    rows_there = np.flatnonzero(np.isin(keys, found[counts > 1]))
+    return sorted(set(groups.at(rows_there).tolist()))
 
 
 def _given(keys: np.ndarray, num_records: int, by: str) -> np.ndarray:
@@ -302,19 +312,24 @@ def _are_amounts(values: object) -> bool:
     )
 
 
-def _deal(
-    unit_of_row: np.ndarray, counts: np.ndarray, order: np.ndarray, wanted: Sequence[int]
-) -> Int64[np.ndarray, " records"]:
-    """Returns the split of each record; ``len(wanted)`` for the rest."""
-    split_of_unit = np.empty(len(counts), dtype=np.int64)
-    split_of_unit[order] = _fill(counts[order], wanted)
-    return split_of_unit[unit_of_row]
+def _deal(ranks: np.ndarray, wanted: Sequence[int]) -> tuple[Int8[np.ndarray, " records"], int]:
+    """Returns the split of each record (``len(wanted)`` for the rest) and the number of units.
+
+    Records of equal rank are one unit; units are taken in the order of their ranks.
+    """
+    order = np.argsort(ranks, kind="stable")
+    ordered = ranks[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))[: len(ranks)]
+    counts = np.diff(np.append(starts, len(ranks)))
+    split_of_row = np.empty(len(ranks), np.int8)
+    split_of_row[order] = np.repeat(_fill(counts, wanted), counts)
+    return split_of_row, len(starts)
 
 
-def _fill(counts: np.ndarray, wanted: Sequence[int]) -> Int64[np.ndarray, " units"]:
+def _fill(counts: np.ndarray, wanted: Sequence[int]) -> Int8[np.ndarray, " units"]:
     """Returns the split of each unit, in the order given; ``len(wanted)`` for the rest."""
     records_up_to = np.cumsum(counts)
-    split_of_unit = np.full(len(counts), len(wanted))
+    split_of_unit = np.full(len(counts), len(wanted), np.int8)
     start = 0
     for index, size in enumerate(wanted):
         if size:
@@ -323,12 +338,3 @@ def _fill(counts: np.ndarray, wanted: Sequence[int]) -> Int64[np.ndarray, " unit
             split_of_unit[start:stop] = index
             start = min(stop, len(counts))
     return split_of_unit
-
-
-def _hashed_order(units: np.ndarray, seed: int) -> Int64[np.ndarray, " units"]:
-    key = str(seed).encode()
-    hashes = [
-        hashlib.blake2b(str(unit).encode(), key=key, digest_size=8).digest() for unit in units
-    ]
-    # Units come sorted by name, so equal hashes still have one order.
-    return np.argsort(np.frombuffer(b"".join(hashes), dtype=">u8"), kind="stable")

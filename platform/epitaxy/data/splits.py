@@ -7,20 +7,20 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from epitaxy.build import check_arguments
 from epitaxy.data.id_lists import IdLists, read_id_lists
+from epitaxy.data.names import find_rows
 from epitaxy.data.plan import digest_of
-from epitaxy.data.split_files import load_split, save_split
+from epitaxy.data.split_files import Home, load_split, save_split
 from epitaxy.data.split_rules import (
     SAMPLE,
     SPLITS,
     Columns,
     Rows,
-    find_rows,
     leaking_groups,
     rows_by_rule,
     rows_of_ids,
@@ -31,6 +31,7 @@ from epitaxy.errors import ConfigError, PlanError, closest
 
 if TYPE_CHECKING:
     from epitaxy.data.dataset import Dataset
+    from epitaxy.data.mixture import Data
 
 MISSING = ("error", "skip")
 
@@ -61,7 +62,7 @@ class Split:
 
 
 def make_split(
-    dataset: Dataset,
+    dataset: Data,
     *,
     by: str = "group",
     fractions: Sequence[float] = (0.8, 0.1, 0.1),
@@ -102,7 +103,7 @@ def make_split(
     """
     _check_sources(file, name, {"fold": fold, "task": task})
     if name is not None:
-        stored = load_split(dataset, name)
+        stored = load_split(cast("Home", dataset), name)
         return Split(stored.rows, {"ids": _digest(dataset.ids, stored.rows)})
     if file is not None:
         lists = read_id_lists(Path(file), fold=fold, task=task)
@@ -156,10 +157,10 @@ def _split_by_lists(data: Columns, lists: IdLists, where: str, if_missing: str) 
     rows, missing = {}, {}
     for name, listed in lists.lists.items():
         if if_missing == "skip":
-            found, missing[name] = find_rows(data.ids, listed)
+            found, missing[name] = find_rows(data.id_names, listed)
         else:
             remedy = " split.missing=skip leaves them out and counts them"
-            found = rows_of_ids(data.ids, listed, where, remedy)
+            found = rows_of_ids(data.id_names, listed, where, remedy)
         if listed and not len(found):
             raise PlanError(
                 f"{where}: the data set has none of the {len(listed)} ids of {name}, such as "
@@ -169,7 +170,7 @@ def _split_by_lists(data: Columns, lists: IdLists, where: str, if_missing: str) 
     skipped = sum(len(ids) for ids in missing.values())
     if skipped:
         logger.warning("%s names %d ids that the data set does not have: skipped", where, skipped)
-    shared = leaking_groups(data.groups, rows)
+    shared = leaking_groups(data.group_names, rows)
     if shared:
         logger.warning(
             "%s puts %d groups into more than one split, such as %s",

@@ -24,7 +24,7 @@ from epitaxy.data.plan import Cursor, Plan
 from epitaxy.errors import ConfigError, StreamError
 
 if TYPE_CHECKING:
-    from epitaxy.data.dataset import Dataset
+    from epitaxy.data.mixture import Data
 
 WINDOW_BYTES = 8 * 2**20
 """Records read at once, and one read task's output: cheap per share, and little memory."""
@@ -73,7 +73,7 @@ class _Seat:
 
 def direct_shares(
     plan: Plan,
-    dataset: Dataset,
+    dataset: Data,
     *,
     rank: int,
     world: int,
@@ -94,7 +94,7 @@ def direct_shares(
 
 def ray_shares(
     plan: Plan,
-    dataset: Dataset,
+    dataset: Data,
     *,
     rank: int,
     world: int,
@@ -257,9 +257,7 @@ def _steps(plan: Plan, start: Cursor, count: int) -> Iterator[Cursor]:
     return islice(plan.steps_from(start, sys.maxsize), count)
 
 
-def _read_window(
-    plan: Plan, dataset: Dataset, seat: _Seat, start: Cursor, count: int
-) -> list[Share]:
+def _read_window(plan: Plan, dataset: Data, seat: _Seat, start: Cursor, count: int) -> list[Share]:
     dealt = [
         (step, plan.share(step.epoch, step.step, seat.rank, seat.world, seat.micro_batches))
         for step in _steps(plan, start, count)
@@ -274,11 +272,11 @@ def _read_window(
 
 
 @lru_cache(maxsize=2)
-def _load(reference: Any) -> tuple[Plan, Dataset]:
+def _load(reference: Any) -> tuple[Plan, Data]:
     """Plan and data set in a read task's process, which serves many tasks."""
     import ray
 
-    loaded: tuple[Plan, Dataset] = ray.get(reference)
+    loaded: tuple[Plan, Data] = ray.get(reference)
     return loaded
 
 

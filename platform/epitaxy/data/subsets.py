@@ -28,8 +28,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 from epitaxy.data.id_lists import read_json_object
+from epitaxy.data.names import find_rows
 from epitaxy.data.split_files import check_free, check_name, load_split, save_split
-from epitaxy.data.split_rules import SAMPLE, Rows, find_rows, rows_of_ids, scalar_column
+from epitaxy.data.split_rules import SAMPLE, Rows, rows_of_ids, scalar_column
 from epitaxy.data.splits import make_split
 from epitaxy.errors import ConfigError, PlanError, closest
 
@@ -198,7 +199,7 @@ def import_subsets(
     splits = []
     for (trial, size), listed in samples.items():
         wanted = [f"{prefix}{item}" for item in listed]
-        missing = find_rows(dataset.ids, wanted)[1]
+        missing = find_rows(dataset.id_names, wanted)[1]
         lost = held_out | set(missing)
         chosen = [identity for identity in wanted if identity not in lost]
         if len(chosen) < 2:
@@ -250,7 +251,7 @@ def _told(base: str | Mapping[str, Any] | None) -> Any:
 
 def _divide(dataset: Dataset, chosen: Sequence[str] | np.ndarray) -> dict[str, Rows]:
     """Returns the rows of train and val of a subset that is given in order."""
-    rows = rows_of_ids(dataset.ids, list(chosen), "the subset")
+    rows = rows_of_ids(dataset.id_names, list(chosen), "the subset")
     val = is_val(len(rows))
     return {"train": rows[~val], "val": rows[val]}
 

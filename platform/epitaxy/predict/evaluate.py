@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from epitaxy.data.codec import decode
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.mixture import Data
 from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.record import CrystalRecord, LabelField
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate(
     folder: str | Path,
-    dataset: Dataset,
+    dataset: Data,
     rows: np.ndarray,
     *,
     split: str = "",
@@ -160,7 +160,7 @@ def _add_reference(
     collected[f"{ENERGY_LABEL}_per_atom"].reference_energy.append(total / atoms)
 
 
-def _shared_fields(predictor: Predictor, dataset: Dataset) -> dict[str, LabelField]:
+def _shared_fields(predictor: Predictor, dataset: Data) -> dict[str, LabelField]:
     """Returns the labels that the model predicts and the data set has."""
     fields = {name: field for name, field in dataset.fields.items() if name in predictor.units}
     if not fields:
@@ -190,7 +190,7 @@ def _unit(name: str, predictor: Predictor) -> str:
     return predictor.units[name]
 
 
-def _chunks(dataset: Dataset, rows: np.ndarray) -> Iterator[tuple[int, list[CrystalRecord]]]:
+def _chunks(dataset: Data, rows: np.ndarray) -> Iterator[tuple[int, list[CrystalRecord]]]:
     for first in range(0, len(rows), _CHUNK):
         blobs = dataset.read(rows[first : first + _CHUNK])
         yield first, [_without_undefined(decode(blob)) for blob in blobs]
@@ -215,7 +215,7 @@ def _training_means(predictor: Predictor) -> dict[str, float]:
 
 def _info(
     predictor: Predictor,
-    dataset: Dataset,
+    dataset: Data,
     ids: np.ndarray,
     split: str,
     fields: Mapping[str, LabelField],
@@ -231,7 +231,7 @@ def _info(
         },
         "data": {
             "path": str(dataset.path),
-            "name": dataset.path.name,
+            "name": dataset.name,
             "digest": dataset.data_digest,
             "split": split,
             "records": len(ids),

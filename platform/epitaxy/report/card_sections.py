@@ -259,7 +259,7 @@ def _split_row(dataset: Dataset, name: str) -> list[str]:
     except EpitaxyError as error:
         return [name, "", "", "", "", "", f"cannot be used: {error}"]
     sizes = [len(stored.rows[part]) for part in SPLITS]
-    leaking = len(leaking_groups(dataset.groups, stored.rows))
+    leaking = len(leaking_groups(dataset.group_names, stored.rows))
     settings = ", ".join(f"{key} {value}" for key, value in stored.settings.items()) or "defaults"
     rest = len(dataset) - sum(sizes)
     return [name, *map(count, sizes), count(rest), count(leaking), settings]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.mixture import Data, members_of, open_data
 from epitaxy.errors import ConfigError, ShardError
 from epitaxy.graph.record import LabelField
 from epitaxy.predict.evaluation import METRICS_FILE, Evaluation
@@ -251,32 +251,36 @@ def _evaluation_folders(
 
 
 def _read_data(run: RunSummary, notes: list[str]) -> DataSummary | None:
-    path = Path(str(run.settings["data"]))
+    given = run.settings["data"]
     try:
-        dataset = Dataset.open(path)
+        dataset = open_data(given)
         if dataset.data_digest != run.data_digest:
-            notes.append(f"{path} no longer holds the data that {run.name} was trained on.")
+            notes.append(f"{dataset.path} no longer holds the data that {run.name} was trained on.")
             return None
         elements = _elements(dataset)
-    except ShardError as error:
+    except (ShardError, ConfigError) as error:
         notes.append(f"The data of {run.name} cannot be described: {error}")
         return None
-    manifest = dataset.manifest
+    manifests = [member.manifest for member in members_of(dataset)]
+
+    def each(texts: Iterable[Any]) -> str:
+        return "; ".join(dict.fromkeys(str(text) for text in texts if text))
+
     return DataSummary(
-        name=path.name,
-        digest=manifest.data_digest,
-        records=manifest.num_records,
-        skipped=manifest.skipped.count,
+        name=dataset.name,
+        digest=dataset.data_digest,
+        records=len(dataset),
+        skipped=sum(manifest.skipped.count for manifest in manifests),
         elements=elements,
-        labels=manifest.fields,
-        recipe=str(manifest.recipe.get("name", "")),
-        description=str(manifest.recipe.get("description", "")),
-        licence=manifest.licence,
-        citation=manifest.citation,
+        labels=tuple(dataset.fields.values()),
+        recipe=each(manifest.recipe.get("name", "") for manifest in manifests),
+        description=each(manifest.recipe.get("description", "") for manifest in manifests),
+        licence=each(manifest.licence for manifest in manifests),
+        citation=each(manifest.citation for manifest in manifests),
     )
 
 
-def _elements(dataset: Dataset) -> tuple[str, ...]:
+def _elements(dataset: Data) -> tuple[str, ...]:
     present = np.zeros(len(SYMBOLS), dtype=bool)
     for first in range(0, len(dataset), _CHUNK):
         rows = np.arange(first, min(first + _CHUNK, len(dataset)))

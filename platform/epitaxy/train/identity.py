@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import epitaxy
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.mixture import Data, Mixture, conflicts_of, open_data
 from epitaxy.errors import CheckpointError, ConfigError, PlanError
 from epitaxy.train.folders import read_json, write_json
 from epitaxy.train.metrics import metric_units
@@ -95,12 +95,12 @@ def identify(settings: RunSettings) -> Identity:
     """
     run_dir = Path(settings.directory)
     stored = read_json(run_dir / RUN) if (run_dir / RUN).is_file() else None
-    dataset = Dataset.open(settings.data)
+    dataset = open_data(settings.data)
     if stored is not None:
         check_same_run(stored, settings, dataset)
     parts = build_parts(settings)
     encoder, objective = parts.model.encoder, parts.objective
-    check_needs(settings, dataset.fields, encoder, objective, parts.report)
+    check_needs(settings, dataset.fields, encoder, objective, parts.report, conflicts_of(dataset))
     plans, report = plans_of(settings, dataset, encoder.spec)
     plan = plans["train"]
     if not plans["val"].num_records and settings.loop.select == "best":
@@ -125,7 +125,7 @@ def identify(settings: RunSettings) -> Identity:
             "plan": plan.description,
             "plan_digest": plan.digest,
             "statistics": objective.fit(dataset.label_table(rows)),
-            "data": {"path": str(dataset.path), "digest": dataset.data_digest},
+            "data": _data(dataset),
             "records": report,
             "fields": {name: field.unit for name, field in dataset.fields.items()},
             "units": metric_units(objective.units),
@@ -135,7 +135,7 @@ def identify(settings: RunSettings) -> Identity:
     return Identity(contents, plan.num_records * settings.loop.epochs, stored is not None)
 
 
-def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Dataset) -> None:
+def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Data) -> None:
     """Refuses to continue a run with other science or other data.
 
     Raises:
@@ -162,6 +162,14 @@ def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Da
             f"{stored['data']['path']}; {dataset.path} holds {dataset.data_digest[:16]}. Give the "
             "same data to resume it, or choose another run.name"
         )
+
+
+def _data(dataset: Data) -> dict[str, Any]:
+    """Returns where the records are and what they are; with several data sets, of each."""
+    data: dict[str, Any] = {"path": str(dataset.path), "digest": dataset.data_digest}
+    if isinstance(dataset, Mixture):
+        data["members"] = [_data(member) for member in dataset.members]
+    return data
 
 
 def _versions() -> dict[str, str]:

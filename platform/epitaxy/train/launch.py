@@ -19,7 +19,7 @@ from typing import Any
 
 import epitaxy
 import epitaxy.errors
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.mixture import open_data
 from epitaxy.data.selection import exclude_files
 from epitaxy.errors import ConfigError, EpitaxyError
 from epitaxy.train.checkpoint import CHECKPOINTS, FINAL
@@ -71,7 +71,7 @@ def launch(settings: RunSettings) -> RunResult:
     run_dir = Path(settings.directory)
     with locked(run_dir):
         if (run_dir / RESULT).is_file():
-            check_same_run(read_json(run_dir / RUN), settings, Dataset.open(settings.data))
+            check_same_run(read_json(run_dir / RUN), settings, open_data(settings.data))
             logger.info("the run %r is finished; returning its result", settings.name)
             return _result(run_dir, resumed=True)
         identity = identify(settings)
@@ -93,7 +93,7 @@ def _absolute(settings: RunSettings) -> RunSettings:
     """Returns the settings with every path absolute: workers run in another folder."""
 
     def path(value: str) -> str:
-        return str(Path(value).expanduser().resolve())
+        return value if "://" in value else str(Path(value).expanduser().resolve())
 
     def optional(value: str | None) -> str | None:
         return None if value is None else path(value)
@@ -105,7 +105,9 @@ def _absolute(settings: RunSettings) -> RunSettings:
     return dataclasses.replace(
         settings,
         directory=path(settings.directory),
-        data=path(settings.data),
+        data=path(settings.data)
+        if isinstance(settings.data, str)
+        else tuple(path(folder) for folder in settings.data),
         split=dataclasses.replace(settings.split, file=optional(settings.split.file)),
         filter=dataclasses.replace(settings.filter, exclude=several(settings.filter.exclude)),
         init=dataclasses.replace(settings.init, model=optional(settings.init.model)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -24,6 +25,7 @@ def check_needs(
     encoder: Encoder,
     objective: Objective,
     report: Report,
+    conflicts: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Refuses parts that do not fit, naming who asks, for what, who lacks it, and what would do.
 
@@ -33,12 +35,19 @@ def check_needs(
         encoder: The encoder that is trained.
         objective: The objective that trains it.
         report: What the strategy froze: frozen norms couple nothing.
+        conflicts: Labels that the data sets of a mixture define differently, and how.
 
     Raises:
         NeedsError: If a label, a provision or the independence of records is missing.
     """
     who = f"objective {_name(settings.objective)}"
     for label in objective.labels:
+        if label in conflicts:
+            raise NeedsError(
+                f"{who} asks for the label {label!r}, which the data sets define differently "
+                f"({conflicts[label]}); prepare one of them anew with the other's unit and "
+                "scheme if the values can be compared, or train on one of them"
+            )
         if label not in fields:
             raise NeedsError(
                 f"{who} asks for the label {label!r}, which the data set {settings.data} lacks; "

@@ -81,6 +81,8 @@ class FilterSettings:
 _LATER_SETTINGS = {
     "split": ("time", "fold", "task", "val_fraction", "missing", "name"),
     "filter": ("max_atomic_number",),
+    "batch": ("oversize", "shuffle", "window"),
+    "mix": ("weights", "records"),
 }
 """Settings that came after the first release: at their default they are no part of a run's
 identity, so that runs started before them are resumed."""
@@ -88,15 +90,44 @@ identity, so that runs started before them are resumed."""
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """Size of a step over all workers: a number of structures, or a budget of edges or atoms."""
+    """Size of a step over all workers, and how records come together in it.
+
+    Attributes:
+        graphs: Structures per step.
+        edges: Budget of directed edges instead: as many structures as fit.
+        atoms: Budget of atoms instead.
+        micro_batches: Parts in which a worker computes its share of a step.
+        oversize: What happens to a structure that exceeds the budget by itself: a step of its own
+            (``alone``), no start (``error``), or left out and counted (``skip``).
+        shuffle: ``records`` permutes all of them; ``blocks`` keeps together what compressed or
+            remote shards store together.
+        window: Blocks of 256 structures that are shuffled together.
+    """
 
     graphs: int | None = 128
     edges: int | None = None
     atoms: int | None = None
     micro_batches: int = 1
+    oversize: Literal["alone", "error", "skip"] = "alone"
+    shuffle: Literal["records", "blocks"] = "records"
+    window: int = 16
 
     def __post_init__(self) -> None:
         _at_least(1, "batch.micro_batches", self.micro_batches)
+        _at_least(1, "batch.window", self.window)
+
+
+@dataclass(frozen=True)
+class MixSettings:
+    """How several data sets share an epoch of training.
+
+    Attributes:
+        weights: Share of each, in the order of ``data``; ``None`` takes every record once.
+        records: Length of an epoch with weights; by default as many as there are.
+    """
+
+    weights: tuple[float, ...] | None = None
+    records: int | None = None
 
 
 @dataclass(frozen=True)
@@ -235,7 +266,7 @@ class RunSettings:
     Attributes:
         name: Name of the run; the same name resumes it.
         directory: Folder of the run: config, metrics, checkpoints.
-        data: Prepared data set.
+        data: Prepared data set, or several that are mixed: paths or URIs.
         encoder: ``_target_`` and arguments.
         objective: ``_target_`` and arguments.
         tracking: MLflow tracking URI; ``None`` switches tracking off.
@@ -243,13 +274,14 @@ class RunSettings:
 
     name: str
     directory: str
-    data: str
+    data: str | tuple[str, ...]
     encoder: Mapping[str, Any]
     objective: Mapping[str, Any]
     seed: int = 0
     split: SplitSettings = SplitSettings()
     filter: FilterSettings = FilterSettings()
     batch: BatchSettings = BatchSettings()
+    mix: MixSettings = MixSettings()
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     loop: LoopSettings = LoopSettings()
@@ -270,6 +302,8 @@ class RunSettings:
             for name in names:
                 if everything[section][name] == defaults[name]:
                     del everything[section][name]
+        if not everything["mix"]:
+            del everything["mix"]
         return everything
 
     def science_digest(self) -> str:

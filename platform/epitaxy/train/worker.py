@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.mixture import Data, open_data
 from epitaxy.data.partition import make_plans
 from epitaxy.data.plan import Cursor, Plan
 from epitaxy.data.stream import direct_shares, prefetch, ray_shares
@@ -65,7 +65,7 @@ class _Session:
     """Everything one process trains with."""
 
     settings: RunSettings
-    dataset: Dataset
+    dataset: Data
     plans: Mapping[str, Plan]
     parts: Parts
     assembler: Assembler
@@ -76,7 +76,7 @@ class _Session:
 
 
 def plans_of(
-    settings: RunSettings, dataset: Dataset, spec: GraphSpec
+    settings: RunSettings, dataset: Data, spec: GraphSpec
 ) -> tuple[dict[str, Plan], dict[str, Any]]:
     """Returns the plans of a run by split, and the report on what they hold and leave out."""
     return make_plans(
@@ -84,6 +84,7 @@ def plans_of(
         split=to_dict(settings.split),
         filter=to_dict(settings.filter),
         batch=to_dict(settings.batch),
+        mix=to_dict(settings.mix),
         spec=spec,
         seed=settings.seed,
     )
@@ -91,7 +92,7 @@ def plans_of(
 
 def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
     device = _device(settings.compute, in_ray=config["ray"])
-    dataset = Dataset.open(settings.data)
+    dataset = open_data(settings.data)
     parts = build_parts(settings)
     encoder, objective = parts.model.encoder, parts.objective
     objective.adopt(config["extra"]["statistics"])

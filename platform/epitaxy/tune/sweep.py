@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.mixture import conflicts_of, open_data
 from epitaxy.errors import ConfigError, EpitaxyError
 from epitaxy.train.folders import read_json, write_json
 from epitaxy.train.launch import cluster
@@ -102,13 +102,20 @@ def check(trials: Sequence[Trial]) -> None:
     Raises:
         EpitaxyError: Naming the trial.
     """
-    datasets = {data: Dataset.open(data) for data in {t.settings.data for t in trials}}
+    datasets = {data: open_data(data) for data in {t.settings.data for t in trials}}
     for trial in trials:
         settings, dataset = trial.settings, datasets[trial.settings.data]
         try:
             parts = build_parts(settings)
             encoder = parts.model.encoder
-            check_needs(settings, dataset.fields, encoder, parts.objective, parts.report)
+            check_needs(
+                settings,
+                dataset.fields,
+                encoder,
+                parts.objective,
+                parts.report,
+                conflicts_of(dataset),
+            )
             plans_of(settings, dataset, encoder.spec)
         except EpitaxyError as error:
             raise type(error)(f"trial {trial.name}: {error}") from error
