@@ -112,13 +112,15 @@ def find_rows(names: Names, wanted: Sequence[str]) -> tuple[Int64[np.ndarray, " 
     A name that several data sets of a mixture have gives a row for each. A key only points to a
     candidate; what counts is the name.
     """
+    if not len(wanted):
+        return np.zeros(0, np.int64), []
     keys = names.keys()
     asked = keys_of(wanted)
     sought = np.unique(asked)
     # One pass over the column; sorting it would cost more than a short list is worth.
     places = np.searchsorted(sought, keys)
     places[places == len(sought)] = 0
-    candidates = np.flatnonzero(sought[places] == keys) if len(sought) else np.arange(0)
+    candidates = np.flatnonzero(sought[places] == keys)
     rows_of: dict[str, list[int]] = {}
     for name, row in zip(names.at(candidates).tolist(), candidates.tolist(), strict=True):
         rows_of.setdefault(name, []).append(row)

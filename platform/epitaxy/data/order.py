@@ -21,6 +21,8 @@ BLOCK = 256
 
 SHUFFLES = ("records", "blocks", "none")
 
+_BLOCK = 1 << 14
+
 Keys = UInt64[np.ndarray, " records"]
 Order = Integer[np.ndarray, " records"]
 
@@ -118,9 +120,9 @@ class Shuffle:
 
     def _pass(self, number: int, keys: Keys, rows: np.ndarray, share: SetShare) -> Order:
         if self.by == "none":
-            return _narrow(np.arange(share.size))
+            return narrow(np.arange(share.size))
         if self.by == "blocks":
-            blocks = ((rows - share.first) // BLOCK).astype(np.uint64)
+            blocks = narrow(rows - share.first) // BLOCK
             return shuffled_blocks(keys, blocks, self.window, self.seed, number, share.salt)
         return shuffled(keys, self.seed, number, share.salt)
 
@@ -162,14 +164,17 @@ def mix(words: Keys, stream: Sequence[int]) -> Keys:
         stream: Two words that name the stream.
     """
     first, second = (np.uint64(word) for word in stream)
-    mixed = words ^ first
-    for number in (second, first):
-        mixed ^= mixed >> np.uint64(30)
-        mixed *= np.uint64(0xBF58476D1CE4E5B9)
-        mixed ^= mixed >> np.uint64(27)
-        mixed *= np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-        mixed += number
+    mixed = np.empty(len(words), np.uint64)
+    for start in range(0, len(words), _BLOCK):  # blocks stay in the processor's cache
+        part = words[start : start + _BLOCK] ^ first
+        for number in (second, first):
+            part ^= part >> np.uint64(30)
+            part *= np.uint64(0xBF58476D1CE4E5B9)
+            part ^= part >> np.uint64(27)
+            part *= np.uint64(0x94D049BB133111EB)
+            part ^= part >> np.uint64(31)
+            part += number
+        mixed[start : start + _BLOCK] = part
     return mixed
 
 
@@ -185,11 +190,31 @@ def stream_words(seed: int, counter: int, salt: int = 0) -> tuple[int, int]:
 
 def shuffled(keys: Keys, seed: int, counter: int, salt: int = 0) -> Order:
     """Returns a permutation of the records, even over seeds and counters."""
-    return _narrow(np.argsort(mix(keys, stream_words(seed, counter, salt)), kind="stable"))
+    return ranked(mix(keys, stream_words(seed, counter, salt)))
+
+
+def ranked(words: Keys) -> Order:
+    """Returns the order that sorts ``words``, equal ones as they stand.
+
+    A word's upper bits and its index in one word sort eight times as fast as indices do. Those few
+    that agree in the upper bits are put right afterwards.
+    """
+    index_bits = np.uint64(max(len(words) - 1, 1).bit_length())
+    packed = words >> index_bits << index_bits
+    packed |= np.arange(len(words), dtype=np.uint64)
+    packed.sort()
+    order = (packed & ((np.uint64(1) << index_bits) - np.uint64(1))).astype(np.int64)
+    packed >>= index_bits
+    alike = np.flatnonzero(packed[1:] == packed[:-1])
+    if len(alike):
+        places = np.union1d(alike, alike + 1)
+        members = order[places]
+        order[places] = members[np.lexsort((members, words[members]))]
+    return narrow(order)
 
 
 def shuffled_blocks(
-    keys: Keys, blocks: Keys, window: int, seed: int, counter: int, salt: int = 0
+    keys: Keys, blocks: Order, window: int, seed: int, counter: int, salt: int = 0
 ) -> Order:
     """Returns a permutation that reads whole blocks: blocks in random order, ``window`` at a time.
 
@@ -198,17 +223,22 @@ def shuffled_blocks(
 
     Args:
         keys: Of the records.
-        blocks: Block in which each record is stored.
+        blocks: Number of the block in which each record is stored.
         window: Blocks that are shuffled together.
         seed: Of the order.
         counter: Pass over the records.
         salt: Tells data sets apart.
     """
     stream = stream_words(seed, counter, salt)
-    names, block_of_record = np.unique(blocks, return_inverse=True)
-    place = np.empty(len(names), np.int64)
-    place[np.argsort(mix(names, stream), kind="stable")] = np.arange(len(names))
-    return _narrow(np.lexsort((mix(keys, stream), place[block_of_record] // window)))
+    present = np.zeros(int(blocks.max(initial=0)) + 1, bool)
+    present[blocks] = True
+    names = np.flatnonzero(present)
+    window_of_block = np.zeros(len(present), np.uint64)
+    drawn = names[ranked(mix(names.astype(np.uint64), stream))]
+    window_of_block[drawn] = np.arange(len(names)) // window
+    words = mix(keys, stream) >> np.uint64(24)
+    words |= window_of_block[blocks] << np.uint64(40)
+    return ranked(words)
 
 
 def merged(counts: Sequence[int], seed: int, counter: int) -> Order:
@@ -232,7 +262,7 @@ def merged(counts: Sequence[int], seed: int, counter: int) -> Order:
         part = time[start : start + count]
         part += np.arange(count)
         part /= max(count, 1)
-    return _narrow(np.argsort(time, kind="stable"))
+    return narrow(np.argsort(time, kind="stable"))
 
 
 _MERGE = 0x6D65726765
@@ -241,8 +271,10 @@ _MERGE = 0x6D65726765
 
 def set_digest(words: Keys) -> str:
     """Returns a hash of a set of words, whatever their order (32 hex digits)."""
-    sums = [int(mix(words, (salt, salt)).sum(dtype=np.uint64)) for salt in (1, 2)]
-    return "".join(f"{total:016x}" for total in sums)
+    mixed = mix(words, (1, 2))
+    total = mixed.sum(dtype=np.uint64)
+    mixed *= mixed
+    return f"{total:016x}{mixed.sum(dtype=np.uint64):016x}"
 
 
 def _unit(words: Keys) -> Float64[np.ndarray, " words"]:
@@ -250,6 +282,6 @@ def _unit(words: Keys) -> Float64[np.ndarray, " words"]:
     return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _narrow(order: np.ndarray) -> Order:
-    """Returns indices in four bytes where they fit: plans of ten million records stay small."""
-    return order.astype(np.int32) if len(order) < 2**31 else order
+def narrow(values: np.ndarray) -> Order:
+    """Returns whole numbers in four bytes where they fit: plans of ten million stay small."""
+    return values if values.max(initial=0) >= 2**31 else values.astype(np.int32, copy=False)

@@ -11,7 +11,7 @@ import numpy as np
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.mixture import Data, members_of
 from epitaxy.data.names import Names
-from epitaxy.data.order import SetShare, Shuffle
+from epitaxy.data.order import SetShare, Shuffle, narrow
 from epitaxy.data.plan import Plan, digest_of
 from epitaxy.data.selection import (
     LABEL_OF_LIMIT,
@@ -74,7 +74,7 @@ def make_plans(
     }
     identity = {"split": dealt.identity, "filter": _filter_identity(filter, excludes)}
     keys = data.id_names.keys()
-    costs = {"edges": data.num_edges(spec), "atoms": data.num_atoms}
+    costs = {"edges": narrow(data.num_edges(spec)), "atoms": data.num_atoms}
     weights = _weights(data, mix)
     plans = {
         name: Plan(

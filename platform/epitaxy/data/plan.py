@@ -17,7 +17,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
-from epitaxy.data.order import BLOCK, Keys, Order, SetShare, Shuffle, draws_of, mix, set_digest
+from epitaxy.data.order import (
+    BLOCK,
+    Keys,
+    Order,
+    SetShare,
+    Shuffle,
+    draws_of,
+    mix,
+    narrow,
+    set_digest,
+)
 from epitaxy.errors import PlanError, closest
 
 PACKING_VERSION = 2
@@ -133,7 +143,7 @@ class Plan:
         self._sets = list(sets) or [SetShare(len(keys))]
         _check_lengths(len(keys), {"rows": rows, **costs}, self._sets)
         self._keys, self.rows = keys, np.asarray(rows, dtype=np.int64)
-        self._edges, self._atoms = _narrow(costs["edges"]), _narrow(costs["atoms"])
+        self._edges, self._atoms = narrow(costs["edges"]), narrow(costs["atoms"])
         self._shuffle = shuffle = shuffle or Shuffle()
         self.num_oversized = self._treat_oversized(oversize)
         self.num_skipped = len(keys) - len(self._keys)
@@ -155,7 +165,7 @@ class Plan:
         }
         if shuffle.by == "blocks":
             firsts = np.repeat([s.first for s in self._sets], [s.size for s in self._sets])
-            stored = self._digest_with((self.rows - firsts) // BLOCK)
+            stored = self._digest_with(narrow(self.rows - firsts) // BLOCK)
             self.description |= {"window": shuffle.window, "stored": stored}
         self.digest = digest_of(json.dumps(self.description, sort_keys=True))
 
@@ -336,12 +346,6 @@ def _batch_rule(batch: Mapping[str, int | None]) -> tuple[str, int]:
     if size < 1:
         raise PlanError(f"batch.{name} must be at least 1, got {size}")
     return name, size
-
-
-def _narrow(values: np.ndarray) -> Order:
-    """Returns costs in four bytes where they fit."""
-    values = np.asarray(values, dtype=np.int64)
-    return values.astype(np.int32) if values.max(initial=0) < 2**31 else values
 
 
 def _deal(costs: Int64[np.ndarray, " records"], num_bins: int) -> list[Int64[np.ndarray, " _"]]:

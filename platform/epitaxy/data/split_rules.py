@@ -102,13 +102,14 @@ def rows_by_rule(
         units = units_of(data, by, time=time, keys=keys)
         ranks = units if by == "time" else keys_of(units.tolist(), seed)
     wanted = _wanted_sizes(len(ranks), fractions, sizes)
-    split_of_row, num_units = _deal(ranks, wanted)
+    split_of_row = _deal(ranks, wanted)
     rows = {name: np.flatnonzero(split_of_row == index) for index, name in enumerate(SPLITS)}
     for name, share in zip(SPLITS, fractions if sizes is None else sizes, strict=True):
         if share and not len(rows[name]):
             raise PlanError(
                 f"the {name} split was to get {share:g} {'of the' if sizes is None else ''} records"
-                f" and is empty: the data set has {len(ranks)} records in {num_units} "
+                f" and is empty: the data set has {len(ranks)} records in "
+                f"{len(np.unique(ranks))} "
                 f"{_PLURALS[by]}, too few for these splits; change split.fractions or split.sizes"
             )
     return rows
@@ -200,7 +201,7 @@ def scalar_column(data: Columns, label: str, setting: str) -> Float64[np.ndarray
 
 def take_units(units: np.ndarray, size: int, seed: int) -> Bool[np.ndarray, " records"]:
     """Returns which records to take: whole units in hashed order until there are ``size``."""
-    return _deal(keys_of(units.tolist(), seed), [size])[0] == 0
+    return _deal(keys_of(units.tolist(), seed), [size]) == 0
 
 
 def rows_of_ids(ids: Names, wanted: Sequence[str], where: str, remedy: str = "") -> Rows:
@@ -312,29 +313,18 @@ def _are_amounts(values: object) -> bool:
     )
 
 
-def _deal(ranks: np.ndarray, wanted: Sequence[int]) -> tuple[Int8[np.ndarray, " records"], int]:
-    """Returns the split of each record (``len(wanted)`` for the rest) and the number of units.
+def _deal(ranks: np.ndarray, wanted: Sequence[int]) -> Int8[np.ndarray, " records"]:
+    """Returns the split of each record; ``len(wanted)`` for the rest.
 
-    Records of equal rank are one unit; units are taken in the order of their ranks.
+    Records of equal rank are one unit; units are taken whole, in the order of their ranks. Finding
+    where a split ends takes no sort: it is the rank of the record that makes it full.
     """
-    order = np.argsort(ranks, kind="stable")
-    ordered = ranks[order]
-    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))[: len(ranks)]
-    counts = np.diff(np.append(starts, len(ranks)))
-    split_of_row = np.empty(len(ranks), np.int8)
-    split_of_row[order] = np.repeat(_fill(counts, wanted), counts)
-    return split_of_row, len(starts)
-
-
-def _fill(counts: np.ndarray, wanted: Sequence[int]) -> Int8[np.ndarray, " units"]:
-    """Returns the split of each unit, in the order given; ``len(wanted)`` for the rest."""
-    records_up_to = np.cumsum(counts)
-    split_of_unit = np.full(len(counts), len(wanted), np.int8)
-    start = 0
+    split_of_row = np.full(len(ranks), len(wanted), np.int8)
+    taken = 0
     for index, size in enumerate(wanted):
-        if size:
-            taken = int(records_up_to[start - 1]) if start else 0
-            stop = int(np.searchsorted(records_up_to, taken + size)) + 1
-            split_of_unit[start:stop] = index
-            start = min(stop, len(counts))
-    return split_of_unit
+        if size and taken < len(ranks):
+            last = min(taken + size, len(ranks)) - 1
+            inside = ranks <= np.partition(ranks, last)[last]
+            split_of_row[inside & (split_of_row == len(wanted))] = index
+            taken = int(inside.sum())
+    return split_of_row
