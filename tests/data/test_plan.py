@@ -339,3 +339,13 @@ def test_wrong_shares_and_steps_are_refused():
 def test_bad_cursors_are_refused(data, message):
     with pytest.raises(PlanError, match=message):
         Cursor.from_json(data)
+
+
+def test_a_sample_is_even_and_always_the_same():
+    plan = make_plan(5000, shift=7)
+    sample = plan.sample(1000)
+    assert len(np.unique(sample)) == 1000
+    assert sample.tolist() == sorted(make_plan(5000, shift=7, seed=3).sample(1000).tolist())
+    counts = np.bincount((sample - 7) // 500, minlength=10)
+    assert ((counts - 100) ** 2 / 90).sum() < 27.9, "p > 0.001 at 9 degrees of freedom"
+    assert plan.sample(5000).tolist() == plan.rows.tolist()

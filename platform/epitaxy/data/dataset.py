@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from epitaxy.data.codec import decode, record_digest
 from epitaxy.data.manifest import FileEntry, Manifest, check_content, check_size
@@ -168,6 +168,11 @@ class Dataset:
         if spec.max_neighbors is not None:
             edges = np.minimum(edges, self.num_atoms * spec.max_neighbors)
         return edges
+
+    def largest(self, label: str) -> Float64[np.ndarray, " records"] | None:
+        """Returns the largest absolute component of a label in every record, NaN where missing."""
+        column = f"largest.{label}"
+        return self._array(column) if f"{SIDECARS}/{column}.npy" in self._files else None
 
     def label_table(self, rows: np.ndarray) -> LabelTable:
         """Returns compositions and label columns of ``rows``; reads sidecars only."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
 
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.names import JoinedNames, Names
@@ -120,6 +120,18 @@ class Mixture:
     def num_edges(self, spec: GraphSpec) -> Int64[np.ndarray, " records"]:
         """Returns the directed edges ``spec`` gives per record; see ``Dataset.num_edges``."""
         return np.concatenate([member.num_edges(spec) for member in self.members])
+
+    def largest(self, label: str) -> Float64[np.ndarray, " records"] | None:
+        """Returns the largest absolute component of a label in every record, NaN where missing."""
+        columns = [member.largest(label) for member in self.members]
+        if all(column is None for column in columns):
+            return None
+        return np.concatenate(
+            [
+                np.full(len(member), np.nan) if column is None else column
+                for member, column in zip(self.members, columns, strict=True)
+            ]
+        )
 
     def label_table(self, rows: np.ndarray) -> LabelTable:
         """Returns compositions and label columns of ``rows``; labels in conflict are left out."""

@@ -174,7 +174,8 @@ def _report(data: Data, dealt: Split, unknown: list[str]) -> dict[str, Any]:
 def _largest(data: Data, filter: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
     if all(filter.get(name) is None for name in LABEL_OF_LIMIT):
         return {}
-    return data.label_table(np.arange(len(data))).largest
+    columns = {label: data.largest(label) for label in data.fields}
+    return {label: column for label, column in columns.items() if column is not None}
 
 
 def _heaviest(data: Data, filter: Mapping[str, Any]) -> np.ndarray | None:

@@ -26,6 +26,7 @@ from epitaxy.data.order import (
     draws_of,
     mix,
     narrow,
+    ranked,
     set_digest,
 )
 from epitaxy.errors import PlanError, closest
@@ -189,6 +190,12 @@ class Plan:
                 f"this run was started with another plan: {changes}. Restore these settings to "
                 "resume it, or start a new run under another name"
             )
+
+    def sample(self, count: int) -> Rows:
+        """Returns the rows of ``count`` records, an even sample that is always the same."""
+        if len(self.rows) <= count:
+            return self.rows
+        return self.rows[np.sort(ranked(mix(self._keys, (5, 5)))[:count])]
 
     def num_steps(self, epoch: int) -> int:
         """Returns the number of steps of an epoch (with a budget it varies with the order)."""

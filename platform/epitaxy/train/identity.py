@@ -25,6 +25,9 @@ from epitaxy.train.worker import plans_of
 RUN = "run.json"
 LOCK = ".lock"
 FORMAT = 1
+STATISTICS_RECORDS = 1_000_000
+"""Targets are standardised by the statistics of so many training records, an even sample; the
+composition of ten million at once would take 10 GB."""
 LIBRARIES = ("numpy", "numba", "ray", "safetensors", "torch")
 """Whose versions a run remembers."""
 
@@ -113,7 +116,7 @@ def identify(settings: RunSettings) -> Identity:
         objective.adopt(stored["statistics"])
         contents = {**stored, "settings": to_dict(settings)}
     else:
-        rows = plan.rows
+        rows = plan.sample(STATISTICS_RECORDS)
         contents = {
             "format": FORMAT,
             "name": settings.name,
@@ -166,7 +169,11 @@ def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Da
 
 def _data(dataset: Data) -> dict[str, Any]:
     """Returns where the records are and what they are; with several data sets, of each."""
-    data: dict[str, Any] = {"path": str(dataset.path), "digest": dataset.data_digest}
+    data: dict[str, Any] = {
+        "name": dataset.name,
+        "path": str(dataset.path),
+        "digest": dataset.data_digest,
+    }
     if isinstance(dataset, Mixture):
         data["members"] = [_data(member) for member in dataset.members]
     return data
