@@ -219,6 +219,10 @@ class Dataset:
                 blobs[place] = blob
         return blobs
 
+    def digests(self, rows: np.ndarray) -> list[bytes]:
+        """Returns what ``record_digest`` gave for the records of ``rows``, as raw bytes."""
+        return [line.tobytes() for line in self._array("digests")[rows]]
+
     def record(self, row: int) -> CrystalRecord:
         """Returns the record in ``row``."""
         return decode(self.read([row])[0])
