@@ -9,7 +9,17 @@ from epitaxy.graph.spec import GraphSpec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rule": "knn"}, "'radius' or 'nearest', got 'knn'"),
+        ({"rule": "knn"}, "graph rule is 'knn'; .*composition, nearest, radius, shell"),
+        ({"rule": "shell"}, "needs max_neighbors"),
+        ({"ties": "drop"}, "graph ties is 'drop'"),
+        ({"repeats": "self"}, "only meaningful with rule 'shell'"),
+        ({"tie_width": -1.0}, "tie_width must be from 0"),
+        ({"max_images": 0}, "max_images must be at least 1"),
+        ({"rule": "shell", "max_neighbors": 12, "max_images": 2}, "only meaningful"),
+        ({"rule": "composition", "line_graph": True}, "no distances"),
+        ({"max_neighbors": 12, "reverse": True}, "every edge runs back"),
+        ({"rule": "nearest", "max_neighbors": 4, "padded": True, "ties": "keep"}, "ties 'cut'"),
+        ({"rule": "nearest", "max_neighbors": 4, "padded": True, "line_graph": True}, "no bonds"),
         ({"cutoff": 0.0}, "cutoff must be positive"),
         ({"cutoff": float("nan")}, "cutoff must be positive"),
         ({"max_neighbors": 0}, "at least 1"),
@@ -35,6 +45,15 @@ def test_the_digest_tells_rules_apart_and_is_stable():
         GraphSpec(max_neighbors=12),
         GraphSpec("nearest", 8.0, 12),
         GraphSpec("nearest", 8.0, 12, padded=True),
+        GraphSpec("nearest", 8.0, 12, ties="keep"),
+        GraphSpec("nearest", 8.0, 12, ties="keep", tie_width=1e-6),
+        GraphSpec("shell", 8.0, 12),
+        GraphSpec("shell", 8.0, 12, repeats="self"),
+        GraphSpec("shell", 8.0, 12, repeats="mutual"),
+        GraphSpec("shell", 8.0, 12, line_graph=True),
+        GraphSpec(max_images=2),
+        GraphSpec(reverse=True),
+        GraphSpec("composition"),
     ]
     assert len({rule.digest() for rule in rules}) == len(rules)
     assert GraphSpec(cutoff=8).digest() == GraphSpec().digest()

@@ -8,7 +8,7 @@ from dataclasses import replace as replace_fields
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from epitaxy.errors import NeedsError
@@ -25,11 +25,29 @@ from epitaxy.shapes import (
 
 
 @dataclass(frozen=True, eq=False)
+class LineGraph:
+    """Pairs of edges a → b and b → c that meet in b; a may be c, but no edge meets itself.
+
+    Attributes:
+        source: Index of the edge a → b, (pairs,).
+        target: Index of the edge b → c, by which pairs are sorted, (pairs,).
+    """
+
+    source: Int[Tensor, " pairs"]
+    target: Int[Tensor, " pairs"]
+
+    @property
+    def num_pairs(self) -> int:
+        """Number of pairs."""
+        return int(self.source.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
 class Graph:
     """Directed edges from neighbour (``source``) to centre (``target``), in canonical order.
 
-    Edges are sorted by (target, source, shift); a ``nearest`` graph is sorted by distance within
-    each target instead. The edge vector points from centre to neighbour:
+    Edges are sorted by (target, source, shift); a ``nearest`` graph with ties cut is sorted by
+    distance within each target instead. The edge vector points from centre to neighbour:
     ``positions[source] + shifts @ cell - positions[target]``.
 
     Attributes:
@@ -44,6 +62,8 @@ class Graph:
     target: EdgeIndex
     shifts: ImageShifts
     padded: Bool[Tensor, " edges"] | None = None
+    reverse: Int[Tensor, " edges"] | None = None
+    line: LineGraph | None = None
 
     @property
     def num_edges(self) -> int:
@@ -99,6 +119,23 @@ class CrystalBatch:
         offset = torch.einsum("ea,eab->eb", graph.shifts.to(cell.dtype), cell)
         return self.positions[graph.source] + offset - self.positions[graph.target]
 
+    def cosines(self, spec: GraphSpec) -> Float[Tensor, " pairs"]:
+        """Returns the cosine of the angle at the atom in which two edges meet.
+
+        For a → b and b → c it is that between b → a and b → c: 1 where c is a (Choudhary & DeCost
+        2021, section 1.3). Differentiable in positions and cell; rounding never takes it out of
+        [-1, 1].
+
+        Raises:
+            NeedsError: If the graph was built without ``line_graph``.
+        """
+        line = self.graph(spec).line
+        if line is None:
+            raise NeedsError(f"{spec} has no line graph: build it with line_graph=true")
+        vectors = self.edge_vectors(spec)
+        units = vectors / vectors.norm(dim=-1, keepdim=True)
+        return -(units[line.source] * units[line.target]).sum(-1).clamp(-1.0, 1.0)
+
     def replace(self, **changes: Any) -> CrystalBatch:
         """Returns a copy with ``changes`` applied."""
         return replace_fields(self, **changes)
@@ -145,8 +182,8 @@ def _pin(value: Any) -> Any:
 def _apply(value: Any, function: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Graph):
-        return Graph(*(_apply(getattr(value, f.name), function) for f in fields(value)))
+    if isinstance(value, Graph | LineGraph):
+        return type(value)(*(_apply(getattr(value, f.name), function) for f in fields(value)))
     if isinstance(value, Mapping):
         return {key: _apply(item, function) for key, item in value.items()}
     return value

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from epitaxy.errors import RecordError
-from epitaxy.graph.batch import CrystalBatch, Graph
-from epitaxy.graph.neighbors import build_edges
+from epitaxy.graph.batch import CrystalBatch, Graph, LineGraph
+from epitaxy.graph.neighbors import Edges, build_edges
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
 
@@ -45,13 +45,9 @@ def collate(
     numbers = _joined([record.numbers for record in records], (0,), np.uint8)
     graphs = {}
     for spec in dict.fromkeys(specs):
+        _check_kind(records, spec)
         edges = build_edges(spec, positions, cells, pbc, atom_offsets, names=ids)
-        graphs[spec] = Graph(
-            torch.from_numpy(edges.source),
-            torch.from_numpy(edges.target),
-            torch.from_numpy(edges.shifts),
-            None if edges.padded is None else torch.from_numpy(edges.padded),
-        )
+        graphs[spec] = _graph(edges)
     columns = {field.name: _column(records, field, atom_offsets, dtype) for field in fields}
     return CrystalBatch(
         ids=ids,
@@ -63,6 +59,32 @@ def collate(
         labels={name: values for name, (values, _) in columns.items()},
         masks={name: mask for name, (_, mask) in columns.items()},
         graphs=graphs,
+    )
+
+
+def _check_kind(records: Sequence[CrystalRecord], spec: GraphSpec) -> None:
+    """Refuses distances between the elements of a composition, and a structure as a composition."""
+    wanted = spec.rule == "composition"
+    for record in records:
+        if record.is_composition != wanted:
+            kind, graph = ("structure", "elements") if wanted else ("composition", "positions")
+            raise RecordError(
+                f"record {record.id!r} is a {kind}, but graph rule {spec.rule!r} needs {graph}: "
+                "choose an encoder for this kind of data, or prepare the other kind"
+            )
+
+
+def _graph(edges: Edges) -> Graph:
+    def tensor(array: np.ndarray | None) -> Tensor | None:
+        return None if array is None else torch.from_numpy(array)
+
+    return Graph(
+        torch.from_numpy(edges.source),
+        torch.from_numpy(edges.target),
+        torch.from_numpy(edges.shifts),
+        tensor(edges.padded),
+        tensor(edges.reverse),
+        LineGraph(*map(torch.from_numpy, edges.meetings)) if edges.meetings else None,
     )
 
 

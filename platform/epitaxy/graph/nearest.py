@@ -61,6 +61,66 @@ def nearest(
 
 
 @_jit
+def nearest_shells(
+    positions: Array,
+    cells: Array,
+    graph_index: Array,
+    source: Array,
+    shifts: Array,
+    row_offsets: Array,
+    limit: int,
+    width: float,
+    chosen: Array,
+) -> Array:
+    """Writes the edges of each row no farther than its ``limit``-th nearest plus ``width`` (Å).
+
+    They stay in order. Nothing but distances decides, so neither the numbering of atoms nor the
+    choice of cell does. Arguments and result are those of ``nearest``.
+    """
+    kept = np.empty(len(positions), np.int64)
+    lowest = np.empty(limit)
+    distances = np.empty(0)
+    total = 0
+    for atom in range(len(positions)):
+        start, stop = row_offsets[atom], row_offsets[atom + 1]
+        if stop - start > len(distances):
+            distances = np.empty(2 * (stop - start))
+        cell = cells[graph_index[atom]]
+        filled = 0
+        for edge in range(start, stop):
+            distance = _distance(positions, cell, atom, source[edge], shifts, edge)
+            distances[edge - start] = distance
+            if filled == limit and distance >= lowest[limit - 1]:
+                continue
+            place = min(filled, limit - 1)
+            while place > 0 and lowest[place - 1] > distance:
+                lowest[place] = lowest[place - 1]
+                place -= 1
+            lowest[place] = distance
+            filled = min(filled + 1, limit)
+        last = lowest[limit - 1] + width if filled == limit else np.inf
+        before = total
+        for edge in range(start, stop):
+            chosen[total] = edge
+            total += distances[edge - start] <= last
+        kept[atom] = total - before
+    return kept
+
+
+@_jit
+def _distance(
+    positions: Array, cell: Array, centre: int, neighbour: int, shifts: Array, edge: int
+) -> float:
+    squared = 0.0
+    for e in range(3):
+        component = positions[neighbour, e] - positions[centre, e]
+        for axis in range(3):
+            component += shifts[edge, axis] * cell[axis, e]
+        squared += component * component
+    return np.sqrt(squared)
+
+
+@_jit
 def _sort(values: Array) -> None:
     """Insertion sort: rows that exceed a limit are few and short."""
     for k in range(1, len(values)):
@@ -87,13 +147,8 @@ def _select(
     """Keeps the ``limit`` smallest keys seen so far in order, later equals behind earlier ones."""
     filled = 0
     for edge in range(start, stop):
-        squared = 0.0
-        for e in range(3):
-            component = positions[source[edge], e] - positions[atom, e]
-            for axis in range(3):
-                component += shifts[edge, axis] * cell[axis, e]
-            squared += component * component
-        key = np.rint(np.sqrt(squared) / TIE_STEP)
+        distance = _distance(positions, cell, atom, source[edge], shifts, edge)
+        key = np.rint(distance / TIE_STEP)
         if filled == limit and key >= keys[limit - 1]:
             continue
         place = min(filled, limit - 1)

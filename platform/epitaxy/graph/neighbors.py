@@ -1,4 +1,4 @@
-"""Periodic neighbour lists of a whole batch in one call, as the arrays a batch is made of.
+"""Graphs of a whole batch in one call, as the arrays a batch is made of.
 
 An edge runs from a neighbour (``source``) to a centre (``target``); every periodic image within the
 cutoff is one edge, periodic images of the centre itself included. Neighbours at exactly the cutoff
@@ -8,25 +8,23 @@ edge. The work is O(atoms² · images) per crystal, which suits cells of up to a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
-from epitaxy.errors import ConfigError, RecordError
 from epitaxy.graph import periodic
-from epitaxy.graph.nearest import nearest
+from epitaxy.graph.nearest import nearest, nearest_shells
+from epitaxy.graph.pairs import (
+    bond_counts,
+    complete,
+    count_meetings,
+    reverse_index,
+    write_meetings,
+)
+from epitaxy.graph.search import Crystals, Found, all_edges, checked
 from epitaxy.graph.spec import GraphSpec
-
-_REMEDY = {
-    periodic.TOO_MANY_IMAGES: (
-        "the cutoff of {cutoff} Å would need more than {limit:.0e} periodic images per atom; "
-        "check the units of the cell (Å) or lower the cutoff"
-    ),
-    periodic.TOO_FAR_AWAY: "an atom lies more than 1e8 cells away; check its coordinates",
-}
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,8 @@ class Edges:
         shifts: Image n of the neighbour: the edge vector is ``x_j + n @ cell - x_i``.
         edge_offsets: First edge of each crystal.
         padded: For padded graphs, which edges are fill.
+        reverse: If asked for, the edge that runs back from each.
+        meetings: If asked for, pairs of edges a → b, b → c: index of the first, of the second.
     """
 
     source: Int64[np.ndarray, " edges"]
@@ -46,30 +46,8 @@ class Edges:
     shifts: Int32[np.ndarray, "edges 3"]
     edge_offsets: Int64[np.ndarray, " graphs+1"]
     padded: Bool[np.ndarray, " edges"] | None = None
-
-
-@dataclass(frozen=True)
-class _Crystals:
-    """Checked, contiguous input: what the kernels rely on."""
-
-    positions: np.ndarray
-    cells: np.ndarray
-    pbc: np.ndarray
-    atom_offsets: np.ndarray
-    names: Sequence[str] | None
-
-    def kernel_arguments(self) -> tuple[np.ndarray, ...]:
-        return self.positions, self.cells, self.pbc, self.atom_offsets
-
-    def check(self, outcome: tuple[int, int], cutoff: float) -> None:
-        status, graph = outcome
-        if status == periodic.OK:
-            return
-        name = f"crystal {graph} of the batch" if self.names is None else repr(self.names[graph])
-        reason = _REMEDY[status].format(cutoff=cutoff, limit=periodic.MAX_IMAGES)
-        raise RecordError(
-            f"record {name}: {reason} (cell in Å: {self.cells[graph].round(6).tolist()})"
-        )
+    reverse: Int64[np.ndarray, " edges"] | None = None
+    meetings: tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]] | None = None
 
 
 def build_edges(
@@ -83,9 +61,9 @@ def build_edges(
 ) -> Edges:
     """Returns the edges that ``spec`` asks for, in canonical order.
 
-    ``radius`` edges are sorted by (target, source, shift), ``nearest`` edges by (target, distance)
-    with ties as ``GraphSpec`` says. Exact for every cell, also for atoms outside it. Runs without
-    holding the interpreter's lock.
+    Edges are sorted by (target, source, shift); those of ``nearest`` with ties cut by (target,
+    distance). Exact for every cell, also for atoms outside it. Runs without holding the
+    interpreter's lock.
 
     Args:
         spec: Rule, cutoff in Å and limits.
@@ -100,29 +78,30 @@ def build_edges(
         RecordError: If coordinates are not finite, or a cell is so small that the search would
             not end in reasonable time.
     """
-    crystals = _checked(positions, cells, pbc, atom_offsets, names)
-    source, target, shifts, row_offsets = _all_edges(crystals, spec.cutoff)
-    if spec.max_neighbors is None:
-        return Edges(source, target, shifts, row_offsets[crystals.atom_offsets])
-    graph_index = np.repeat(np.arange(len(cells)), np.diff(crystals.atom_offsets))
-    chosen = np.empty(len(source), np.int64)
-    kept = nearest(
-        crystals.positions,
-        crystals.cells,
-        graph_index,
-        source,
-        shifts,
-        row_offsets,
-        spec.max_neighbors,
-        spec.rule == "nearest",
-        chosen,
+    crystals = checked(positions, cells, pbc, atom_offsets, names)
+    found = _found(crystals, spec)
+    if spec.padded and spec.max_neighbors is not None:
+        return _padded(crystals, spec.max_neighbors, found)
+    found, reverse = _with_reverse(found) if spec.reverse else (found, None)
+    return Edges(
+        found.source,
+        found.target,
+        found.shifts,
+        found.row_offsets[crystals.atom_offsets],
+        reverse=reverse,
+        meetings=_meetings(found) if spec.line_graph else None,
     )
-    chosen = chosen[: kept.sum()]
-    if spec.padded:
-        return _padded(crystals, spec.max_neighbors, kept, source[chosen], shifts[chosen])
-    row_offsets[1:] = np.cumsum(kept)
-    edge_offsets = row_offsets[crystals.atom_offsets]
-    return Edges(source[chosen], target[chosen], shifts[chosen], edge_offsets)
+
+
+def _found(crystals: Crystals, spec: GraphSpec) -> Found:
+    if spec.rule == "composition":
+        return _complete(crystals)
+    if spec.rule == "shell":
+        return _shells(crystals, spec)
+    found = _within_images(all_edges(crystals, spec.cutoff), spec.max_images)
+    if spec.max_neighbors is None:
+        return found
+    return found.take(*_nearest(crystals, found, spec))
 
 
 def count_neighbors(
@@ -140,7 +119,7 @@ def count_neighbors(
         ConfigError: If the shapes of the arrays disagree.
         RecordError: As ``build_edges``.
     """
-    crystals = _checked(positions, cells, pbc, atom_offsets, names)
+    crystals = checked(positions, cells, pbc, atom_offsets, names)
     totals = np.zeros((len(cutoffs), len(crystals.cells)), np.int64)
     for row, cutoff in zip(totals, cutoffs, strict=True):
         outcome = periodic.count(*crystals.kernel_arguments(), float(cutoff), row)
@@ -148,85 +127,138 @@ def count_neighbors(
     return totals.T.copy()
 
 
-def _checked(
-    positions: np.ndarray,
-    cells: np.ndarray,
-    pbc: np.ndarray,
-    atom_offsets: np.ndarray,
-    names: Sequence[str] | None,
-) -> _Crystals:
-    # One memory layout, so that kernels are compiled once (writable too: views of a shard are not).
-    positions = np.require(positions, np.float64, ["C", "A", "W"])
-    cells = np.require(cells, np.float64, ["C", "A", "W"])
-    pbc = np.require(pbc, np.bool_, ["C", "A", "W"])
-    atom_offsets = np.require(atom_offsets, np.int64, ["C", "A", "W"])
-    graphs = len(atom_offsets) - 1
-    expected = {"positions": (len(positions), 3), "cells": (graphs, 3, 3), "pbc": (graphs, 3)}
-    found = {"positions": positions.shape, "cells": cells.shape, "pbc": pbc.shape}
-    if found != expected:
-        raise ConfigError(f"neighbour search expects arrays of shapes {expected}, got {found}")
-    ends = atom_offsets[[0, -1]].tolist()
-    if ends != [0, len(positions)] or (np.diff(atom_offsets) < 0).any():
-        raise ConfigError(
-            f"atom_offsets must rise from 0 to the number of atoms ({len(positions)}), got {ends}"
-        )
-    if not (np.isfinite(positions).all() and np.isfinite(cells).all()):
-        raise RecordError("neighbour search got NaN or infinity in positions or cells")
-    return _Crystals(positions, cells, pbc, atom_offsets, names)
+def _within_images(found: Found, most: int | None) -> Found:
+    """Returns the edges that cross at most ``most`` cells along each lattice vector."""
+    if most is None:
+        return found
+    near = (np.abs(found.shifts) <= most).all(axis=1)
+    atoms = len(found.row_offsets) - 1
+    return found.take(np.flatnonzero(near), np.bincount(found.target[near], minlength=atoms))
 
 
-def _all_edges(
-    crystals: _Crystals, cutoff: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    row_offsets = np.empty(len(crystals.positions) + 1, np.int64)
-    capacity = _expected_edges(crystals, cutoff)
-    while True:
-        source, target, shifts = _edge_arrays(capacity)
-        outcome = periodic.fill(
-            *crystals.kernel_arguments(), cutoff, source, target, shifts, row_offsets
-        )
-        if outcome[0] != periodic.TOO_SMALL:
-            break
-        totals = np.zeros(len(crystals.cells), np.int64)
-        crystals.check(periodic.count(*crystals.kernel_arguments(), cutoff, totals), cutoff)
-        capacity = int(totals.sum())
-    crystals.check(outcome, cutoff)
-    total = row_offsets[-1]
-    return source[:total], target[:total], shifts[: 3 * total].reshape(total, 3), row_offsets
+def _nearest(
+    crystals: Crystals, found: Found, spec: GraphSpec
+) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " atoms"]]:
+    """Returns which edges are among the nearest of their centre, and how many of each centre."""
+    arguments = (
+        crystals.positions,
+        crystals.cells,
+        crystals.graph_index(),
+        found.source,
+        found.shifts,
+        found.row_offsets,
+        spec.max_neighbors,
+    )
+    chosen = np.empty(len(found.source) + 1, np.int64)
+    if spec.completes_shells:
+        kept = nearest_shells(*arguments, spec.tie_width, chosen)
+    else:
+        kept = nearest(*arguments, spec.rule == "nearest", chosen)
+    return chosen[: kept.sum()], kept
 
 
-def _edge_arrays(capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns room for sources, targets and flat shifts (with one number to spare).
+def _shells(crystals: Crystals, spec: GraphSpec) -> Found:
+    """Returns whole shells of neighbours, each bond in both directions (spec.rule ``shell``)."""
+    found = all_edges(crystals, spec.cutoff)
+    if (np.diff(found.row_offsets) >= (spec.max_neighbors or 0)).all():
+        return _bonds(crystals, found, spec)
+    parts = []
+    for graph, first in enumerate(crystals.atom_offsets[:-1].tolist()):
+        one = crystals.one(graph)
+        part = _bonds(one, _enough_edges(one, spec), spec)
+        parts.append(part._replace(source=part.source + first, target=part.target + first))
+    sizes = np.concatenate([np.diff(part.row_offsets) for part in parts])
+    return Found(
+        np.concatenate([part.source for part in parts]),
+        np.concatenate([part.target for part in parts]),
+        np.concatenate([part.shifts for part in parts]),
+        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+    )
 
-    One allocation, because the C library gives three of this size back to the system when they are
-    freed, and fetching fresh pages for every batch then takes as long as the search itself.
+
+def _enough_edges(one: Crystals, spec: GraphSpec) -> Found:
+    """Returns the edges of one crystal within a cutoff that gives every atom enough of them.
+
+    The cutoff grows as ALIGNN's does: to the longest lattice vector, then twofold. A molecule ends
+    once the cutoff covers it, however few neighbours its atoms have.
     """
-    room = np.empty(28 * capacity + 4, np.uint8)
-    source = room[: 8 * capacity].view(np.int64)
-    target = room[8 * capacity : 16 * capacity].view(np.int64)
-    return source, target, room[16 * capacity :].view(np.int32)
+    cutoff = spec.cutoff
+    periodic_cell = one.cells[0][one.pbc[0]]
+    longest = float(np.linalg.norm(periodic_cell, axis=1).max(initial=0.0))
+    extent = float(np.linalg.norm(np.ptp(one.positions, axis=0)))
+    while True:
+        found = all_edges(one, cutoff)
+        covered = not len(periodic_cell) and cutoff > extent
+        if covered or (np.diff(found.row_offsets) >= (spec.max_neighbors or 0)).all():
+            return found
+        if not len(periodic_cell):
+            cutoff = extent + 1.0
+        else:
+            cutoff = longest if cutoff < longest else 2 * cutoff
 
 
-def _expected_edges(crystals: _Crystals, cutoff: float) -> int:
-    """Returns the edges at uniform density, with some to spare; a guess that may be too low."""
-    atoms = np.diff(crystals.atom_offsets).astype(float)
-    volume = np.abs(np.linalg.det(crystals.cells))
-    sphere = 4 / 3 * math.pi * cutoff**3
-    density = atoms / np.maximum(volume, 1e-3)
-    guess = 1.1 * (atoms * sphere * density).sum() + 16 * atoms.sum()
-    return int(min(guess, 1e8))
+def _bonds(crystals: Crystals, found: Found, spec: GraphSpec) -> Found:
+    """Returns the nearest edges and those that run back, as often as the rule says."""
+    found, reverse = _with_reverse(found)
+    kept = np.zeros(len(found.source), bool)
+    kept[_nearest(crystals, found, spec)[0]] = True
+    counts = bond_counts(
+        found.source,
+        found.target,
+        reverse,
+        kept,
+        spec.repeats == "self",
+        spec.repeats == "mutual",
+    )
+    row_sizes = np.diff(np.concatenate([[0], np.cumsum(counts)])[found.row_offsets])
+    return found.take(np.repeat(np.arange(len(counts)), counts), row_sizes)
 
 
-def _padded(
-    crystals: _Crystals, width: int, kept: np.ndarray, source: np.ndarray, shifts: np.ndarray
-) -> Edges:
+def _with_reverse(found: Found) -> tuple[Found, Int64[np.ndarray, " edges"]]:
+    """Returns the edges and, for each, the one that runs back.
+
+    At exactly the cutoff rounding may let an edge in and not the one that runs back: it is left
+    out then.
+    """
+    reverse = np.empty(len(found.source), np.int64)
+    if reverse_index(found.source, found.shifts, found.row_offsets, reverse):
+        return found, reverse
+    ends = np.stack([found.source, found.target])
+    forth = np.concatenate([ends, found.shifts.T]).T.astype(np.int64, order="C")
+    back = np.concatenate([ends[::-1], -found.shifts.T]).T.astype(np.int64, order="C")
+    whole_row = np.dtype((np.void, 5 * 8))
+    paired = np.isin(forth.view(whole_row).ravel(), back.view(whole_row).ravel())
+    atoms = len(found.row_offsets) - 1
+    sizes = np.bincount(found.target[paired], minlength=atoms)
+    return _with_reverse(found.take(np.flatnonzero(paired), sizes))
+
+
+def _complete(crystals: Crystals) -> Found:
+    """Returns all ordered pairs of the elements of each composition."""
+    sizes = np.diff(crystals.atom_offsets)
+    total = int((sizes**2).sum())
+    source, target = np.empty(total, np.int64), np.empty(total, np.int64)
+    complete(crystals.atom_offsets, source, target)
+    row_offsets = np.concatenate([[0], np.cumsum(np.repeat(sizes, sizes))]).astype(np.int64)
+    return Found(source, target, np.zeros((total, 3), np.int32), row_offsets)
+
+
+def _meetings(found: Found) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all pairs of different edges a → b and b → c."""
+    ends = (found.source, found.target, found.row_offsets)
+    first, second = np.empty((2, count_meetings(*ends)), np.int64)
+    write_meetings(*ends, first, second)
+    return first, second
+
+
+def _padded(crystals: Crystals, width: int, found: Found) -> Edges:
     num_atoms = len(crystals.positions)
-    real = np.arange(width) < kept[:, None]
+    real = np.arange(width) < np.diff(found.row_offsets)[:, None]
     first_atom = np.repeat(crystals.atom_offsets[:-1], np.diff(crystals.atom_offsets))
     all_source = np.repeat(first_atom, width).reshape(num_atoms, width)
     all_shifts = np.zeros((num_atoms, width, 3), np.int32)
-    all_source[real] = source
-    all_shifts[real] = shifts
+    all_source[real] = found.source
+    all_shifts[real] = found.shifts
     return Edges(
         all_source.reshape(-1),
         np.repeat(np.arange(num_atoms), width),

@@ -1,0 +1,168 @@
+"""All edges within a radius, for a whole batch in one call; the input is checked here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from epitaxy.errors import ConfigError, RecordError
+from epitaxy.graph import periodic
+
+_REMEDY = {
+    periodic.TOO_MANY_IMAGES: (
+        "the cutoff of {cutoff} Å would need more than {limit:.0e} periodic images per atom; "
+        "check the units of the cell (Å) or lower the cutoff"
+    ),
+    periodic.TOO_FAR_AWAY: "an atom lies more than 1e8 cells away; check its coordinates",
+}
+
+
+@dataclass(frozen=True)
+class Crystals:
+    """Checked, contiguous input: what the kernels rely on.
+
+    Attributes:
+        positions: Cartesian, Å, (atoms, 3).
+        cells: Lattice vectors as rows, Å, (graphs, 3, 3).
+        pbc: Which lattice vectors are periodic, (graphs, 3).
+        atom_offsets: First atom of each crystal, and the number of atoms last.
+        names: Ids of the crystals, for error messages.
+    """
+
+    positions: np.ndarray
+    cells: np.ndarray
+    pbc: np.ndarray
+    atom_offsets: np.ndarray
+    names: Sequence[str] | None
+
+    def kernel_arguments(self) -> tuple[np.ndarray, ...]:
+        """Returns what every kernel takes first."""
+        return self.positions, self.cells, self.pbc, self.atom_offsets
+
+    def check(self, outcome: tuple[int, int], cutoff: float) -> None:
+        """Refuses what a kernel could not search.
+
+        Raises:
+            RecordError: Naming the crystal and the reason.
+        """
+        status, graph = outcome
+        if status == periodic.OK:
+            return
+        name = f"crystal {graph} of the batch" if self.names is None else repr(self.names[graph])
+        reason = _REMEDY[status].format(cutoff=cutoff, limit=periodic.MAX_IMAGES)
+        raise RecordError(
+            f"record {name}: {reason} (cell in Å: {self.cells[graph].round(6).tolist()})"
+        )
+
+    def graph_index(self) -> Int64[np.ndarray, " atoms"]:
+        """Returns the crystal of each atom."""
+        return np.repeat(np.arange(len(self.cells)), np.diff(self.atom_offsets))
+
+    def one(self, graph: int) -> Crystals:
+        """Returns crystal number ``graph`` on its own."""
+        start, stop = self.atom_offsets[graph : graph + 2].tolist()
+        return Crystals(
+            self.positions[start:stop],
+            self.cells[graph : graph + 1],
+            self.pbc[graph : graph + 1],
+            np.array([0, stop - start]),
+            None if self.names is None else self.names[graph : graph + 1],
+        )
+
+
+class Found(NamedTuple):
+    """All edges within a radius, sorted by (target, source, shift); see ``Edges``."""
+
+    source: Int64[np.ndarray, " edges"]
+    target: Int64[np.ndarray, " edges"]
+    shifts: Int32[np.ndarray, "edges 3"]
+    row_offsets: Int64[np.ndarray, " atoms+1"]
+
+    def take(self, chosen: np.ndarray, row_sizes: np.ndarray) -> Found:
+        """Returns the edges at ``chosen``, ``row_sizes`` of them per centre."""
+        row_offsets = np.concatenate([[0], np.cumsum(row_sizes)]).astype(np.int64)
+        return Found(self.source[chosen], self.target[chosen], self.shifts[chosen], row_offsets)
+
+
+def checked(
+    positions: np.ndarray,
+    cells: np.ndarray,
+    pbc: np.ndarray,
+    atom_offsets: np.ndarray,
+    names: Sequence[str] | None,
+) -> Crystals:
+    """Returns the input as the kernels need it.
+
+    Raises:
+        ConfigError: If the shapes of the arrays disagree.
+        RecordError: If coordinates are not finite.
+    """
+    # One memory layout, so that kernels are compiled once (writable too: views of a shard are not).
+    positions = np.require(positions, np.float64, ["C", "A", "W"])
+    cells = np.require(cells, np.float64, ["C", "A", "W"])
+    pbc = np.require(pbc, np.bool_, ["C", "A", "W"])
+    atom_offsets = np.require(atom_offsets, np.int64, ["C", "A", "W"])
+    graphs = len(atom_offsets) - 1
+    expected = {"positions": (len(positions), 3), "cells": (graphs, 3, 3), "pbc": (graphs, 3)}
+    found = {"positions": positions.shape, "cells": cells.shape, "pbc": pbc.shape}
+    if found != expected:
+        raise ConfigError(f"neighbour search expects arrays of shapes {expected}, got {found}")
+    ends = atom_offsets[[0, -1]].tolist()
+    if ends != [0, len(positions)] or (np.diff(atom_offsets) < 0).any():
+        raise ConfigError(
+            f"atom_offsets must rise from 0 to the number of atoms ({len(positions)}), got {ends}"
+        )
+    if not (np.isfinite(positions).all() and np.isfinite(cells).all()):
+        raise RecordError("neighbour search got NaN or infinity in positions or cells")
+    return Crystals(positions, cells, pbc, atom_offsets, names)
+
+
+def all_edges(crystals: Crystals, cutoff: float) -> Found:
+    """Returns every edge within ``cutoff`` (Å).
+
+    Raises:
+        RecordError: If a cell is so small that the search would not end in reasonable time.
+    """
+    row_offsets = np.empty(len(crystals.positions) + 1, np.int64)
+    capacity = _expected_edges(crystals, cutoff)
+    while True:
+        source, target, shifts = _edge_arrays(capacity)
+        outcome = periodic.fill(
+            *crystals.kernel_arguments(), cutoff, source, target, shifts, row_offsets
+        )
+        if outcome[0] != periodic.TOO_SMALL:
+            break
+        totals = np.zeros(len(crystals.cells), np.int64)
+        crystals.check(periodic.count(*crystals.kernel_arguments(), cutoff, totals), cutoff)
+        capacity = int(totals.sum())
+    crystals.check(outcome, cutoff)
+    total = row_offsets[-1]
+    shifts = shifts[: 3 * total].reshape(total, 3)
+    return Found(source[:total], target[:total], shifts, row_offsets)
+
+
+def _edge_arrays(capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns room for sources, targets and flat shifts (with one number to spare).
+
+    One allocation, because the C library gives three of this size back to the system when they are
+    freed, and fetching fresh pages for every batch then takes as long as the search itself.
+    """
+    room = np.empty(28 * capacity + 4, np.uint8)
+    source = room[: 8 * capacity].view(np.int64)
+    target = room[8 * capacity : 16 * capacity].view(np.int64)
+    return source, target, room[16 * capacity :].view(np.int32)
+
+
+def _expected_edges(crystals: Crystals, cutoff: float) -> int:
+    """Returns the edges at uniform density, with some to spare; a guess that may be too low."""
+    atoms = np.diff(crystals.atom_offsets).astype(float)
+    volume = np.abs(np.linalg.det(crystals.cells))
+    sphere = 4 / 3 * math.pi * cutoff**3
+    density = atoms / np.maximum(volume, 1e-3)
+    guess = 1.1 * (atoms * sphere * density).sum() + 16 * atoms.sum()
+    return int(min(guess, 1e8))
