@@ -75,7 +75,7 @@ PLACES: dict[str, tuple[str, ...]] = {
 }
 
 # Modules that must also run without Ray: they import it inside functions only.
-LAZY_RAY = ("data.stream", "train.worker", "train.launch")
+LAZY_RAY = ("data.stream", "data.stream_ray", "train.worker", "train.launch")
 
 # Modules that stay small enough to be loaded in every Ray read task.
 WITHOUT_TORCH = ("epitaxy.graph.record", "epitaxy.graph.spec", "epitaxy.data.codec")

@@ -1,52 +1,41 @@
-"""Shares of a plan as a stream of encoded records: read directly, or shipped by Ray Data.
+"""A rank's shares of a plan as a stream of encoded records, checked one by one.
 
-Both routes give the same bytes. Ray Data carries no correctness: every row says which
-(epoch, step, micro-batch) it is, and one that does not come next is an error.
+Two routes bring the same bytes: reading in this process (``direct``), and Ray Data's read tasks
+anywhere in the cluster (``ray``). Neither carries correctness. Every part says which (epoch, step,
+micro-batch) it is, and its records must be those of the plan: a reader that drops, repeats, swaps
+or alters one is caught before the step runs. See ``docs/stream.md``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import queue
+import hashlib
 import sys
-import threading
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache, partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from math import prod
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from epitaxy.data.codec import pack, unpack
 from epitaxy.data.plan import Cursor, Plan
-from epitaxy.errors import ConfigError, StreamError
+from epitaxy.errors import ConfigError, StreamError, closest
 
 if TYPE_CHECKING:
     from epitaxy.data.mixture import Data
 
 WINDOW_BYTES = 8 * 2**20
 """Records read at once, and one read task's output: cheap per share, and little memory."""
-WINDOWS_PER_EXECUTION = 256
-"""2 GiB of shares. Planning is linear in the read tasks; the next execution starts in 0.3 s."""
-LOOK_AHEAD_BYTES = 8 * WINDOW_BYTES
-"""Object store that one rank's execution may fill; without a limit each would take half of it."""
-CONCURRENT_TASKS = 2
-"""Read tasks of one rank at a time: they outrun any training step, and ranks share the CPUs."""
-PROBE_TIMEOUT_S = 60.0
-"""How long a task of one CPU may wait for its turn before the stream gives up."""
+RECORD_BYTES, ATOM_BYTES = 256, 25
+"""A record's cell and texts, and an atom's position and number; labels come on top."""
 
-CHATTY = {
-    "ray.data._internal.execution.streaming_executor": logging.WARNING,  # "execution finished"
-    "ray.data._internal.progress": logging.ERROR,  # "progress bars disabled", as asked below
-}
-"""Loggers of Ray Data that would write a line per execution, rank and validation."""
+Route = Literal["direct", "ray"]
+ROUTES = ("direct", "ray")
 
-T = TypeVar("T")
-Row = tuple[int, int, int, Any]
-COLUMNS = ("epoch", "step", "micro_batch", "records")
-"""A row of the stream: which micro-batch of which step, and its records packed into one value."""
+Part = tuple[int, int, int, list[bytes]]
+"""Epoch, step and micro-batch, and the encoded records of that micro-batch."""
+Window = tuple[Cursor, int]
+"""First step and number of steps of what is read at once."""
 
 
 @dataclass(frozen=True)
@@ -63,290 +52,193 @@ class Share:
 
 
 @dataclass(frozen=True)
-class _Seat:
-    """Whose shares a stream carries."""
+class Seat:
+    """Whose shares a stream carries: one rank's of ``world``, each in ``micro_batches`` parts."""
 
     rank: int
     world: int
     micro_batches: int
 
 
-def direct_shares(
-    plan: Plan,
-    dataset: Data,
-    *,
-    rank: int,
-    world: int,
-    micro_batches: int,
-    cursor: Cursor,
-    epochs: int,
-) -> Iterator[Share]:
-    """Yields this rank's shares from ``cursor`` to the end of epoch ``epochs - 1``, in order.
+class Stream(Iterator[Share]):
+    """This rank's shares from ``cursor`` to the end of epoch ``epochs - 1``, in order.
+
+    Every share is compared with the plan, and every record with its digest in the data set, before
+    it is handed out. A context manager: leaving it, or ``close``, ends all reading.
+
+    Args:
+        plan: The same on every rank.
+        data: Where the records are.
+        route: ``direct`` reads in this process; ``ray`` lets Ray's read tasks do it, and works in
+            a driver as well as in a Ray Train worker.
+        rank: Of this process.
+        world: Number of ranks.
+        micro_batches: Parts of a share.
+        cursor: The first step.
+        epochs: Where the stream ends.
 
     Raises:
+        ConfigError: If there is no such route.
         PlanError: If ``cursor`` does not belong to the plan.
-        ShardError: If a shard is damaged.
+        ShardError: If a shard that is read directly is damaged.
+        StreamError: If Ray is not running, has no room for read tasks or fails to read; or if
+            anything but the plan's next share arrives.
     """
-    seat = _Seat(rank, world, micro_batches)
-    for start, count in _windows(plan, cursor, epochs, world):
-        yield from _read_window(plan, dataset, seat, start, count)
+
+    def __init__(
+        self,
+        plan: Plan,
+        data: Data,
+        *,
+        route: Route = "direct",
+        rank: int = 0,
+        world: int = 1,
+        micro_batches: int = 1,
+        cursor: Cursor | None = None,
+        epochs: int = 1,
+    ) -> None:
+        if route not in ROUTES:
+            raise ConfigError(f"compute.stream is {route!r}; {closest(route, ROUTES)}")
+        seat, start = Seat(rank, world, micro_batches), cursor or Cursor()
+        if route == "ray":
+            from epitaxy.data.stream_ray import ray_parts as parts
+        else:
+            parts = direct_parts
+        steps = plan.steps_from(start, epochs)
+        self._shares = check_shares(parts(plan, data, seat, start, epochs), plan, data, seat, steps)
+
+    def __next__(self) -> Share:
+        return next(self._shares)
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends all reading; the stream yields nothing more."""
+        self._shares.close()
 
 
-def ray_shares(
+def check_shares(
+    parts: Generator[Part, None, None],
     plan: Plan,
-    dataset: Data,
-    *,
-    rank: int,
-    world: int,
-    micro_batches: int,
-    cursor: Cursor,
-    epochs: int,
-) -> Iterator[Share]:
-    """Yields what ``direct_shares`` yields, read by Ray tasks anywhere in the cluster.
-
-    Works in a driver and in a Ray Train worker. Closing the generator stops the reading.
+    data: Data,
+    seat: Seat,
+    steps: Iterator[Cursor],
+) -> Generator[Share, None, None]:
+    """Yields the shares that ``parts`` hold, if they are those of ``steps`` and nothing else.
 
     Raises:
-        StreamError: If Ray is not running, has no CPU left for read tasks, fails to read, or
-            delivers anything but the next share.
-        PlanError: If ``cursor`` does not belong to the plan.
+        StreamError: If a part is missing, repeated, out of order or left over, or a record is not
+            the one that the plan and the data set have there.
     """
-    import ray
-
-    _require_free_cpu(world)
-    seat = _Seat(rank, world, micro_batches)
-    source = ray.put((plan, dataset))
-    windows = _windows(plan, cursor, epochs, world)
-    while tasks := list(islice(windows, WINDOWS_PER_EXECUTION)):
-        steps = (step for start, count in tasks for step in _steps(plan, start, count))
-        rows = _ray_rows([partial(_read_task, source, seat, *task) for task in tasks])
-        try:
-            yield from assemble_shares(rows, steps, micro_batches)
-        finally:
-            rows.close()
-
-
-def assemble_shares(
-    rows: Iterable[Row], steps: Iterable[Cursor], micro_batches: int
-) -> Iterator[Share]:
-    """Yields the shares that ``rows`` hold, checking that they are those of ``steps``, in order.
-
-    Raises:
-        StreamError: If a row is missing, repeated, out of order or left over.
-    """
-    source = iter(rows)
-    for step in steps:
-        payloads = []
-        for micro_batch in range(micro_batches):
-            wanted = (step.epoch, step.step, micro_batch)
-            row = next(source, None)
-            if row is None or tuple(row[:3]) != wanted:
-                found = "the end" if row is None else f"(epoch, step, micro-batch) {row[:3]}"
-                raise StreamError(
-                    f"the stream delivered {found} where {wanted} comes next; no record was lost, "
-                    "because the step was not run: start the run again to resume it"
-                )
-            payloads.append([bytes(blob) for blob in unpack(row[3])])
-        yield Share(step, tuple(payloads))
-    extra = next(source, None)
-    if extra is not None:
-        raise StreamError(f"the stream goes on with {extra[:3]} after its last step")
-
-
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
-    """Yields ``items`` in order, prepared up to ``depth`` ahead by a thread; 0 uses no thread.
-
-    An exception in ``items`` is raised here, with its traceback. Closing the generator ends the
-    thread once the item it works on is done, and closes ``items``.
-
-    Raises:
-        ConfigError: If ``depth`` is negative.
-    """
-    if depth < 0:
-        raise ConfigError(f"prefetch depth must be at least 0, got {depth}")
-    if depth == 0:
-        yield from items
-        return
-    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    free, stop = threading.Semaphore(depth), threading.Event()
-    arguments = (iter(items), ready, free, stop)
-    thread = threading.Thread(target=_produce, args=arguments, name="prefetch", daemon=True)
-    thread.start()
     try:
-        while True:
-            kind, value = ready.get()
-            if kind == "end":
-                return
-            if kind == "error":
-                raise value
-            free.release()
-            yield value
+        for step in steps:
+            expected = plan.share(step.epoch, step.step, seat.rank, seat.world, seat.micro_batches)
+            micro_batches = []
+            for index, rows in enumerate(expected):
+                blobs = _next_part(parts, (step.epoch, step.step, index))
+                _check_records(blobs, rows, data, (step.epoch, step.step, index))
+                micro_batches.append(blobs)
+            yield Share(step, tuple(micro_batches))
+        extra = next(parts, None)
+        if extra is not None:
+            raise StreamError(f"the stream goes on with {extra[:3]} after its last step")
     finally:
-        stop.set()
-        free.release()
-        thread.join()
+        parts.close()
 
 
-def _produce(
-    items: Iterator[Any],
-    ready: queue.SimpleQueue[tuple[str, Any]],
-    free: threading.Semaphore,
-    stop: threading.Event,
+_SAFE = "no record was lost, because the step was not run: start the run again to resume it"
+
+
+def _next_part(parts: Iterator[Part], wanted: tuple[int, int, int]) -> list[bytes]:
+    part = next(parts, None)
+    if part is None or part[:3] != wanted:
+        found = "the end" if part is None else f"(epoch, step, micro-batch) {part[:3]}"
+        raise StreamError(f"the stream delivered {found} where {wanted} comes next; {_SAFE}")
+    return part[3]
+
+
+def _check_records(
+    blobs: Sequence[bytes], rows: np.ndarray, data: Data, place: tuple[int, int, int]
 ) -> None:
-    try:
-        while free.acquire() and not stop.is_set():
-            ready.put(("item", next(items)))
-    except StopIteration:
-        ready.put(("end", None))
-    except BaseException as error:  # whatever it is, the consumer must see it
-        ready.put(("error", error))
-    finally:
-        if isinstance(items, Iterator) and hasattr(items, "close"):
-            items.close()
+    where = f"for (epoch, step, micro-batch) {place} the stream delivered"
+    if len(blobs) != len(rows):
+        raise StreamError(f"{where} {len(blobs)} records, the plan has {len(rows)}; {_SAFE}")
+    digests = data.digests(rows)
+    for index, (blob, digest) in enumerate(zip(blobs, digests, strict=True)):
+        found = hashlib.blake2b(blob, digest_size=16).digest()
+        if found != digest:
+            what = (
+                f"the record that belongs at place {digests.index(found)}"
+                if found in digests
+                else "bytes that are no record of this share"
+            )
+            raise StreamError(
+                f"{where} at place {index} {what}, expected that of row {int(rows[index])} with "
+                f"digest {digest.hex()}. The reader, or storage that changed under it, is at "
+                f"fault (epitaxy data verify tells); {_SAFE}"
+            )
 
 
-def _require_free_cpu(world: int) -> None:
-    import ray
-
-    if not ray.is_initialized():
-        raise StreamError("no Ray is running; call ray.init() first, or set compute.stream=direct")
-    remedy = (
-        "give the cluster more CPUs (ray.init(num_cpus=…), more nodes), lower "
-        "compute.cpus_per_worker, or set compute.stream=direct"
-    )
-    total = ray.cluster_resources().get("CPU", 0.0)
-    own = 0.0
-    with contextlib.suppress(AssertionError):  # Ray's answer to a driver, which holds no CPU
-        own = ray.get_runtime_context().get_assigned_resources().get("CPU", 0.0)
-    if total - own * world < 1:
-        raise StreamError(
-            f"Ray Data needs a free CPU to read, but {world} workers with {own:g} CPUs each take "
-            f"all {total:g} of the cluster; {remedy}"
-        )
-    probe = ray.remote(_nothing).options(num_cpus=1, scheduling_strategy="SPREAD").remote()
-    if not ray.wait([probe], timeout=PROBE_TIMEOUT_S)[0]:
-        ray.cancel(probe)
-        raise StreamError(
-            f"Ray Data needs a free CPU to read, and none of the cluster's {total:g} came free "
-            f"within {PROBE_TIMEOUT_S:g} s; {remedy}"
-        )
+def direct_parts(
+    plan: Plan, data: Data, seat: Seat, cursor: Cursor, epochs: int
+) -> Generator[Part, None, None]:
+    """Yields the parts of this rank's shares, read in this process."""
+    steps = int(WINDOW_BYTES / share_bytes(plan, data, seat.world))
+    for window in windows(plan, cursor, epochs, steps):
+        yield from read_window(plan, data, seat, window)
 
 
-def _nothing() -> None:
-    """Runs as soon as the cluster has a free CPU."""
+def record_bytes(data: Data) -> tuple[int, int]:
+    """Returns about how many bytes a record with every label takes, and each atom on top."""
+    fields = data.fields.values()
+    per_record = sum(8 * prod(field.shape) for field in fields if not field.per_atom)
+    per_atom = sum(4 * prod(field.shape) for field in fields if field.per_atom)
+    return RECORD_BYTES + per_record, ATOM_BYTES + per_atom
 
 
-def _windows(plan: Plan, cursor: Cursor, epochs: int, world: int) -> Iterator[tuple[Cursor, int]]:
-    """Yields (first step, number of steps) of what is read at once; small at first."""
-    # A record is some 200 bytes and, per atom, a position, a force and a number: 37 bytes or more.
-    epoch_bytes = 256 * plan.num_records + 48 * plan.num_atoms
-    share_bytes = epoch_bytes / max(plan.num_steps(0), 1) / world
-    largest = max(1, int(WINDOW_BYTES / max(share_bytes, 64.0)))
+def share_bytes(plan: Plan, data: Data, world: int) -> float:
+    """Returns about how many bytes one rank's share of a step takes, on average."""
+    per_record, per_atom = record_bytes(data)
+    epoch_bytes = per_record * plan.num_records + per_atom * plan.num_atoms
+    return max(epoch_bytes / max(plan.num_steps(0), 1) / world, 64.0)
+
+
+def windows(plan: Plan, cursor: Cursor, epochs: int, most_steps: int) -> Iterator[Window]:
+    """Yields what is read at once: few steps at first, later ``most_steps`` (at least one)."""
     size, start, count = 1, cursor, 0
     for step in plan.steps_from(cursor, epochs):
         start = step if count == 0 else start
         count += 1
         if count == size:
             yield start, count
-            size, count = min(2 * size, largest), 0
+            size, count = max(1, min(2 * size, most_steps)), 0
     if count:
         yield start, count
 
 
-def _steps(plan: Plan, start: Cursor, count: int) -> Iterator[Cursor]:
+def steps_of(plan: Plan, window: Window) -> Iterator[Cursor]:
+    """Yields the steps of a window."""
+    start, count = window
     return islice(plan.steps_from(start, sys.maxsize), count)
 
 
-def _read_window(plan: Plan, dataset: Data, seat: _Seat, start: Cursor, count: int) -> list[Share]:
+def read_window(plan: Plan, data: Data, seat: Seat, window: Window) -> list[Part]:
+    """Returns the parts of a window's steps.
+
+    One read in storage order: a compressed block is decoded once per window, not once per share.
+    """
     dealt = [
         (step, plan.share(step.epoch, step.step, seat.rank, seat.world, seat.micro_batches))
-        for step in _steps(plan, start, count)
+        for step in steps_of(plan, window)
     ]
-    # One read in storage order: a compressed block is decoded once per window, not once per share.
     wanted = np.unique(np.concatenate([rows for _, parts in dealt for rows in parts]))
-    blobs = dict(zip(wanted.tolist(), dataset.read(wanted), strict=True))
+    blobs: dict[int, bytes] = dict(zip(wanted.tolist(), data.read(wanted), strict=True))
     return [
-        Share(step, tuple([blobs[row] for row in rows.tolist()] for rows in parts))
+        (step.epoch, step.step, index, [blobs[row] for row in rows.tolist()])
         for step, parts in dealt
+        for index, rows in enumerate(parts)
     ]
-
-
-@lru_cache(maxsize=2)
-def _load(reference: Any) -> tuple[Plan, Data]:
-    """Plan and data set in a read task's process, which serves many tasks."""
-    import ray
-
-    loaded: tuple[Plan, Data] = ray.get(reference)
-    return loaded
-
-
-def _read_task(reference: Any, seat: _Seat, start: Cursor, count: int) -> Iterator[Any]:
-    """Yields one Arrow table with a row per micro-batch of ``count`` steps."""
-    import pyarrow
-
-    shares = _read_window(*_load(reference), seat, start, count)
-    rows = [
-        (share.cursor.epoch, share.cursor.step, index, pack(blobs))
-        for share in shares
-        for index, blobs in enumerate(share.micro_batches)
-    ]
-    types = (pyarrow.int64(), pyarrow.int64(), pyarrow.int64(), pyarrow.large_binary())
-    columns = [pyarrow.array(*pair) for pair in zip(zip(*rows, strict=True), types, strict=True)]
-    yield pyarrow.table(columns, names=COLUMNS)
-
-
-@cache
-def _plan_source() -> Any:
-    """Returns the ``PlanSource`` class; made on demand, since direct reading needs no Ray."""
-    from ray.data.block import BlockMetadata
-    from ray.data.datasource import Datasource, ReadTask
-
-    class PlanSource(Datasource):
-        """Shares of a plan as a Ray Data source; read tasks in the order of the plan."""
-
-        def __init__(self, tasks: list[Any]) -> None:
-            super().__init__()
-            self._tasks = tasks
-
-        def estimate_inmemory_data_size(self) -> int:
-            """Returns an upper estimate in bytes."""
-            return WINDOW_BYTES * len(self._tasks)
-
-        def get_read_tasks(
-            self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
-        ) -> list[Any]:
-            """Returns the read tasks; how many there are is settled by the plan."""
-            del parallelism, data_context
-            metadata = BlockMetadata(
-                num_rows=None, size_bytes=WINDOW_BYTES, input_files=None, exec_stats=None
-            )
-            return [ReadTask(task, metadata, None, per_task_row_limit) for task in self._tasks]
-
-    return PlanSource
-
-
-def _ray_rows(tasks: list[Any]) -> Generator[Row, None, None]:
-    from ray.data import ExecutionResources, read_datasource
-    from ray.exceptions import RayError
-
-    for name, level in CHATTY.items():
-        logging.getLogger(name).setLevel(level)
-    data = read_datasource(
-        _plan_source()(tasks), override_num_blocks=len(tasks), concurrency=CONCURRENT_TASKS
-    )
-    options = data.context.execution_options
-    options.preserve_order = True
-    options.resource_limits = ExecutionResources.for_limits(object_store_memory=LOOK_AHEAD_BYTES)
-    data.context.enable_progress_bars = False
-    data.context.print_on_execution_start = False
-    tables = iter(data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1))
-    try:
-        for table in tables:
-            columns = [table.column(name).to_pylist() for name in COLUMNS[:3]]
-            records = (value.as_buffer() for value in table.column(COLUMNS[3]))
-            yield from zip(*columns, records, strict=True)
-    except RayError as error:
-        cause = getattr(error, "cause", error)  # without the traceback, which stays in the chain
-        raise StreamError(f"Ray Data failed to read the shares: {cause}") from error
-    finally:
-        tables.close()

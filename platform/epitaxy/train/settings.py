@@ -224,7 +224,11 @@ class ComputeSettings:
         stream: ``direct`` reads shards in the worker, ``ray`` receives shares from Ray Data.
         max_failures: Worker failures that Ray Train survives by restarting from a checkpoint.
         threads: Torch threads per worker; 0 leaves torch's default.
-        prefetch: Steps prepared ahead by the worker's prefetch thread.
+        prefetch: Steps prepared ahead in a worker; 0 prepares each when its turn comes.
+        prefetch_threads: Threads that decode records and build graphs for them.
+        stall_warning: Seconds without a step's records after which a warning says what is waited
+            for; 0 never warns.
+        stall_timeout: Seconds after which the run ends in an error instead; 0 waits for ever.
         address: Ray cluster to join; ``None`` uses RAY_ADDRESS or starts one on this machine.
     """
 
@@ -236,11 +240,15 @@ class ComputeSettings:
     max_failures: int = 2
     threads: int = 0
     prefetch: int = 2
+    prefetch_threads: int = 1
+    stall_warning: float = 30.0
+    stall_timeout: float = 0.0
     address: str | None = None
 
     def __post_init__(self) -> None:
-        _at_least(1, "compute.workers", self.workers)
-        for name in ("max_failures", "threads", "prefetch"):
+        for name in ("workers", "prefetch_threads"):
+            _at_least(1, f"compute.{name}", getattr(self, name))
+        for name in ("max_failures", "threads", "prefetch", "stall_warning", "stall_timeout"):
             _at_least(0, f"compute.{name}", getattr(self, name))
         if not self.cpus_per_worker > 0:
             raise ConfigError(

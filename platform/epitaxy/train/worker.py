@@ -13,7 +13,8 @@ import torch
 from epitaxy.data.mixture import Data, open_data
 from epitaxy.data.partition import make_plans
 from epitaxy.data.plan import Cursor, Plan
-from epitaxy.data.stream import direct_shares, prefetch, ray_shares
+from epitaxy.data.prefetch import Patience, prefetch
+from epitaxy.data.stream import Route, Stream
 from epitaxy.errors import ConfigError, EpitaxyError
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.train import checkpoint, collective
@@ -22,7 +23,7 @@ from epitaxy.train.checkpoint import RunState
 from epitaxy.train.ema import Ema
 from epitaxy.train.folders import write_json
 from epitaxy.train.logs import ConsumptionLog, MetricsLog, next_attempt
-from epitaxy.train.loop import Loop, PreparedStep
+from epitaxy.train.loop import Loop
 from epitaxy.train.parts import DTYPES, Parts, build_parts, make_optimizer, set_training
 from epitaxy.train.recorder import RunRecorder
 from epitaxy.train.settings import ComputeSettings, RunSettings, from_dict, to_dict
@@ -180,47 +181,60 @@ def _continue_files(recorder: RunRecorder, state: RunState, folder: Path | None)
 
 
 def _steps(session: _Session, cursor: Cursor) -> Any:
-    """Returns a generator of this rank's prepared steps, made ahead by a thread."""
-    compute = session.settings.compute
-    by_ray = compute.stream == "ray" and compute.backend == "ray"
-    shares = (ray_shares if by_ray else direct_shares)(
-        session.plans["train"],
-        session.dataset,
-        rank=collective.rank(),
-        world=collective.world_size(),
-        micro_batches=session.settings.batch.micro_batches,
+    """Returns a generator of this rank's prepared steps, made ahead by threads."""
+    settings, compute = session.settings, session.settings.compute
+    route: Route = "ray" if (compute.stream, compute.backend) == ("ray", "ray") else "direct"
+    shares = _open_stream(
+        session,
+        "train",
+        route,
+        micro_batches=settings.batch.micro_batches,
         cursor=cursor,
-        epochs=session.settings.loop.epochs,
+        epochs=settings.loop.epochs,
     )
-
-    def prepared() -> Iterator[PreparedStep]:
-        try:
-            for share in shares:
-                yield session.assembler.step(share)
-        finally:
-            shares.close()  # type: ignore[attr-defined]
-
-    return prefetch(prepared(), compute.prefetch)
+    return prefetch(
+        shares,
+        compute.prefetch,
+        session.assembler.step,
+        threads=compute.prefetch_threads,
+        patience=_patience(compute, route),
+    )
 
 
 def _validate(session: _Session) -> dict[str, float]:
     # Read directly even where training streams through Ray Data: each of its executions costs
     # one or two seconds, and an epoch's validation would need its own.
-    shares = direct_shares(
-        session.plans["val"],
-        session.dataset,
-        rank=collective.rank(),
-        world=collective.world_size(),
-        micro_batches=1,
-        cursor=Cursor(),
-        epochs=1,
-    )
+    compute = session.settings.compute
     batches = prefetch(
-        (session.assembler.validation(share) for share in shares),
-        session.settings.compute.prefetch,
+        _open_stream(session, "val", "direct"),
+        compute.prefetch,
+        session.assembler.validation,
+        threads=compute.prefetch_threads,
+        patience=_patience(compute, "direct"),
     )
     with session.ema.applied() if session.ema else nullcontext():
         return validate(session.parts.model, session.parts.objective, batches, session.device)
+
+
+def _open_stream(session: _Session, split: str, route: Route, **options: Any) -> Stream:
+    """Returns this rank's shares of a split."""
+    return Stream(
+        session.plans[split],
+        session.dataset,
+        route=route,
+        rank=collective.rank(),
+        world=collective.world_size(),
+        **options,
+    )
+
+
+def _patience(compute: ComputeSettings, route: Route) -> Patience:
+    how = "Ray Data's read tasks" if route == "ray" else "the shards, read directly"
+    return Patience(
+        compute.stall_warning,
+        compute.stall_timeout,
+        f"{how} (compute.stream={route}) on rank {collective.rank()}",
+    )
 
 
 @contextmanager
