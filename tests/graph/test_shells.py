@@ -259,3 +259,33 @@ def test_angles_are_those_of_alignn(alignn):
             )
         weights = np.array([1.0, np.sqrt(2), np.pi])
         np.testing.assert_allclose(np.sort(ours @ weights), np.sort(theirs @ weights), atol=1e-4)
+
+
+@pytest.mark.parametrize("spec", [*KEPT, GraphSpec("nearest", 8.0, 12)], ids=str)
+def test_no_crystals_have_no_edges(spec):
+    from epitaxy.graph.collate import collate
+
+    assert collate([], [spec]).graph(spec).num_edges == 0
+
+
+@pytest.mark.parametrize("pbc", [(1, 1, 1), (1, 1, 0), (1, 0, 0), (0, 0, 0)])
+@pytest.mark.parametrize("limit", [1, 12, 60])
+def test_looking_at_few_edges_finds_the_same_as_looking_at_all(
+    crystals, edges, distances, pbc, limit
+):
+    """A dense cluster in one corner of a large cell: no density to guess a radius from."""
+    dense = crystals.triclinic(3, 6)
+    record = CrystalRecord(
+        "d", dense.numbers, dense.positions, dense.cell + np.eye(3) * 9, np.array(pbc, bool)
+    )
+    found = edges(record, GraphSpec("nearest", 8.0, limit, ties="keep"))
+    everything = edges(record, GraphSpec(cutoff=8.0))
+    lengths = distances(record, everything)
+    expected = []
+    for atom in range(6):
+        mine = np.flatnonzero(everything.target == atom)
+        nearest = np.sort(lengths[mine])
+        last = nearest[min(limit, len(nearest)) - 1] if len(nearest) else 0.0
+        expected += mine[lengths[mine] <= last + 1e-4].tolist()
+    assert found.source.tolist() == everything.source[expected].tolist()
+    assert found.shifts.tolist() == everything.shifts[expected].tolist()

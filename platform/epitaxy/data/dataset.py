@@ -159,14 +159,18 @@ class Dataset:
     def num_edges(self, spec: GraphSpec) -> Int64[np.ndarray, " records"]:
         """Returns the directed edges ``spec`` gives per record, estimated from neighbour counts.
 
-        Exact at the stored radii without a cap, and for padded graphs.
+        Exact at the stored radii without a cap, for padded graphs and for compositions; shells
+        that are kept whole may add to it.
         """
+        if spec.rule == "composition":
+            return self.num_atoms**2
         if spec.padded and spec.max_neighbors is not None:
             return self.num_atoms * spec.max_neighbors
         radii, counts = self._array("neighbor_radii"), self._array("neighbors")
         edges = interpolate_neighbors(radii, counts, spec.cutoff)
         if spec.max_neighbors is not None:
-            edges = np.minimum(edges, self.num_atoms * spec.max_neighbors)
+            most = self.num_atoms * spec.max_neighbors
+            edges = most if spec.rule == "shell" else np.minimum(edges, most)
         return edges
 
     def largest(self, label: str) -> Float64[np.ndarray, " records"] | None:

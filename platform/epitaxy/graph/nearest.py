@@ -24,6 +24,7 @@ def nearest(
     limit: int,
     by_distance: bool,
     chosen: Array,
+    last: Array,
 ) -> Array:
     """Writes the edges of each row that stay, at most ``limit``, and returns how many per row.
 
@@ -39,21 +40,35 @@ def nearest(
         limit: Edges kept per centre.
         by_distance: Whether kept edges are sorted by distance; otherwise they stay in order.
         chosen: Receives indices of edges, row after row, (at least the edges kept,).
+        last: Receives the distance of each centre's ``limit``-th neighbour, Å; infinity if it has
+            fewer, (atoms,).
     """
     kept = np.empty(len(positions), np.int64)
     keys = np.empty(limit + 1)
     picks = np.empty(limit + 1, np.int64)
+    squares = np.empty(0)
     total = 0
     for atom in range(len(positions)):
         start, stop = row_offsets[atom], row_offsets[atom + 1]
+        if stop - start > len(squares):
+            squares = np.empty(2 * (stop - start))
         number = min(limit, stop - start)
-        whole = stop - start == number and not by_distance
-        if not whole:
-            cell = cells[graph_index[atom]]
-            _select(positions, cell, atom, source, shifts, start, stop, limit, keys, picks)
+        _squares(positions, cells[graph_index[atom]], atom, source, shifts, start, stop, squares)
+        filled = 0
+        bound = np.inf
+        for k in range(stop - start):
+            if squares[k] > bound:
+                continue
+            key = np.rint(np.sqrt(squares[k]) / TIE_STEP)
+            if filled == limit and key >= keys[limit - 1]:
+                continue
+            filled = _insert(keys, picks, filled, limit, key, start + k)
+            if filled == limit:
+                bound = ((keys[limit - 1] + 1) * TIE_STEP) ** 2
+        last[atom] = keys[limit - 1] * TIE_STEP if filled == limit else np.inf
         for k in range(number):
-            chosen[total + k] = start + k if whole else picks[k]
-        if not (whole or by_distance):
+            chosen[total + k] = picks[k]
+        if not by_distance:
             _sort(chosen[total : total + number])
         kept[atom] = number
         total += number
@@ -71,6 +86,7 @@ def nearest_shells(
     limit: int,
     width: float,
     chosen: Array,
+    last: Array,
 ) -> Array:
     """Writes the edges of each row no farther than its ``limit``-th nearest plus ``width`` (Å).
 
@@ -78,46 +94,60 @@ def nearest_shells(
     choice of cell does. Arguments and result are those of ``nearest``.
     """
     kept = np.empty(len(positions), np.int64)
-    lowest = np.empty(limit)
-    distances = np.empty(0)
+    lowest = np.empty(limit + 1)
+    picks = np.empty(limit + 1, np.int64)
+    squares = np.empty(0)
     total = 0
     for atom in range(len(positions)):
         start, stop = row_offsets[atom], row_offsets[atom + 1]
-        if stop - start > len(distances):
-            distances = np.empty(2 * (stop - start))
-        cell = cells[graph_index[atom]]
+        if stop - start > len(squares):
+            squares = np.empty(2 * (stop - start))
+        _squares(positions, cells[graph_index[atom]], atom, source, shifts, start, stop, squares)
         filled = 0
-        for edge in range(start, stop):
-            distance = _distance(positions, cell, atom, source[edge], shifts, edge)
-            distances[edge - start] = distance
-            if filled == limit and distance >= lowest[limit - 1]:
-                continue
-            place = min(filled, limit - 1)
-            while place > 0 and lowest[place - 1] > distance:
-                lowest[place] = lowest[place - 1]
-                place -= 1
-            lowest[place] = distance
-            filled = min(filled + 1, limit)
-        last = lowest[limit - 1] + width if filled == limit else np.inf
+        for k in range(stop - start):
+            if filled < limit or squares[k] < lowest[limit - 1]:
+                filled = _insert(lowest, picks, filled, limit, squares[k], k)
+        last[atom] = np.sqrt(lowest[limit - 1]) if filled == limit else np.inf
+        farthest = (last[atom] + width) ** 2
         before = total
-        for edge in range(start, stop):
-            chosen[total] = edge
-            total += distances[edge - start] <= last
+        for k in range(stop - start):
+            chosen[total] = start + k
+            total += squares[k] <= farthest
         kept[atom] = total - before
     return kept
 
 
 @_jit
-def _distance(
-    positions: Array, cell: Array, centre: int, neighbour: int, shifts: Array, edge: int
-) -> float:
-    squared = 0.0
-    for e in range(3):
-        component = positions[neighbour, e] - positions[centre, e]
-        for axis in range(3):
-            component += shifts[edge, axis] * cell[axis, e]
-        squared += component * component
-    return np.sqrt(squared)
+def _squares(
+    positions: Array,
+    cell: Array,
+    atom: int,
+    source: Array,
+    shifts: Array,
+    start: int,
+    stop: int,
+    squares: Array,
+) -> None:
+    """Writes the squared length of each edge of a row, Å²."""
+    x, y, z = positions[atom, 0], positions[atom, 1], positions[atom, 2]
+    for k in range(stop - start):
+        a, b, c = shifts[start + k, 0], shifts[start + k, 1], shifts[start + k, 2]
+        j = source[start + k]
+        d_x = positions[j, 0] - x + a * cell[0, 0] + b * cell[1, 0] + c * cell[2, 0]
+        d_y = positions[j, 1] - y + a * cell[0, 1] + b * cell[1, 1] + c * cell[2, 1]
+        d_z = positions[j, 2] - z + a * cell[0, 2] + b * cell[1, 2] + c * cell[2, 2]
+        squares[k] = d_x * d_x + d_y * d_y + d_z * d_z
+
+
+@_jit
+def _insert(keys: Array, picks: Array, filled: int, limit: int, key: float, pick: int) -> int:
+    """Puts a key among the ``limit`` smallest, behind its equals; returns how many there are."""
+    place = min(filled, limit - 1)
+    while place > 0 and keys[place - 1] > key:
+        keys[place], picks[place] = keys[place - 1], picks[place - 1]
+        place -= 1
+    keys[place], picks[place] = key, pick
+    return min(filled + 1, limit)
 
 
 @_jit
@@ -129,31 +159,3 @@ def _sort(values: Array) -> None:
             values[place] = values[place - 1]
             place -= 1
         values[place] = value
-
-
-@_jit
-def _select(
-    positions: Array,
-    cell: Array,
-    atom: int,
-    source: Array,
-    shifts: Array,
-    start: int,
-    stop: int,
-    limit: int,
-    keys: Array,
-    picks: Array,
-) -> None:
-    """Keeps the ``limit`` smallest keys seen so far in order, later equals behind earlier ones."""
-    filled = 0
-    for edge in range(start, stop):
-        distance = _distance(positions, cell, atom, source[edge], shifts, edge)
-        key = np.rint(distance / TIE_STEP)
-        if filled == limit and key >= keys[limit - 1]:
-            continue
-        place = min(filled, limit - 1)
-        while place > 0 and keys[place - 1] > key:
-            keys[place], picks[place] = keys[place - 1], picks[place - 1]
-            place -= 1
-        keys[place], picks[place] = key, edge
-        filled = min(filled + 1, limit)

@@ -17,13 +17,14 @@ from jaxtyping import Bool, Float64, Int32, Int64
 from epitaxy.graph import periodic
 from epitaxy.graph.nearest import nearest, nearest_shells
 from epitaxy.graph.pairs import (
-    bond_counts,
     complete,
+    count_bonds,
     count_meetings,
     reverse_index,
+    write_bonds,
     write_meetings,
 )
-from epitaxy.graph.search import Crystals, Found, all_edges, checked
+from epitaxy.graph.search import Crystals, Found, all_edges, checked, expected_edges
 from epitaxy.graph.spec import GraphSpec
 
 
@@ -96,12 +97,12 @@ def build_edges(
 def _found(crystals: Crystals, spec: GraphSpec) -> Found:
     if spec.rule == "composition":
         return _complete(crystals)
-    if spec.rule == "shell":
-        return _shells(crystals, spec)
-    found = _within_images(all_edges(crystals, spec.cutoff), spec.max_images)
-    if spec.max_neighbors is None:
-        return found
-    return found.take(*_nearest(crystals, found, spec))
+    if spec.rule == "radius":
+        cutoffs = np.full(len(crystals.cells), spec.cutoff)
+        found = _within_images(all_edges(crystals, cutoffs), spec.max_images)
+        return found if spec.max_neighbors is None else _nearest(crystals, found, spec)[0]
+    found = _nearest_of_few(crystals, spec)
+    return _bonds(found, spec) if spec.rule == "shell" else found
 
 
 def count_neighbors(
@@ -122,8 +123,8 @@ def count_neighbors(
     crystals = checked(positions, cells, pbc, atom_offsets, names)
     totals = np.zeros((len(cutoffs), len(crystals.cells)), np.int64)
     for row, cutoff in zip(totals, cutoffs, strict=True):
-        outcome = periodic.count(*crystals.kernel_arguments(), float(cutoff), row)
-        crystals.check(outcome, cutoff)
+        radii = np.full(len(crystals.cells), float(cutoff))
+        crystals.check(periodic.count(*crystals.kernel_arguments(), radii, row), radii)
     return totals.T.copy()
 
 
@@ -138,8 +139,10 @@ def _within_images(found: Found, most: int | None) -> Found:
 
 def _nearest(
     crystals: Crystals, found: Found, spec: GraphSpec
-) -> tuple[Int64[np.ndarray, " kept"], Int64[np.ndarray, " atoms"]]:
-    """Returns which edges are among the nearest of their centre, and how many of each centre."""
+) -> tuple[Found, Float64[np.ndarray, " atoms"]]:
+    """Returns the nearest edges of each centre, and how far the last one it must have is (Å)."""
+    chosen = np.empty(len(found.source) + 1, np.int64)
+    last = np.empty(len(crystals.positions))
     arguments = (
         crystals.positions,
         crystals.cells,
@@ -149,69 +152,65 @@ def _nearest(
         found.row_offsets,
         spec.max_neighbors,
     )
-    chosen = np.empty(len(found.source) + 1, np.int64)
     if spec.completes_shells:
-        kept = nearest_shells(*arguments, spec.tie_width, chosen)
+        kept = nearest_shells(*arguments, spec.tie_width, chosen, last)
     else:
-        kept = nearest(*arguments, spec.rule == "nearest", chosen)
-    return chosen[: kept.sum()], kept
+        kept = nearest(*arguments, spec.rule == "nearest", chosen, last)
+    return found.take(chosen[: kept.sum()], kept), last
 
 
-def _shells(crystals: Crystals, spec: GraphSpec) -> Found:
-    """Returns whole shells of neighbours, each bond in both directions (spec.rule ``shell``)."""
-    found = all_edges(crystals, spec.cutoff)
-    if (np.diff(found.row_offsets) >= (spec.max_neighbors or 0)).all():
-        return _bonds(crystals, found, spec)
-    parts = []
-    for graph, first in enumerate(crystals.atom_offsets[:-1].tolist()):
-        one = crystals.one(graph)
-        part = _bonds(one, _enough_edges(one, spec), spec)
-        parts.append(part._replace(source=part.source + first, target=part.target + first))
-    sizes = np.concatenate([np.diff(part.row_offsets) for part in parts])
-    return Found(
-        np.concatenate([part.source for part in parts]),
-        np.concatenate([part.target for part in parts]),
-        np.concatenate([part.shifts for part in parts]),
-        np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-    )
+def _nearest_of_few(crystals: Crystals, spec: GraphSpec) -> Found:
+    """Returns the nearest edges without looking at all edges within the cutoff.
 
-
-def _enough_edges(one: Crystals, spec: GraphSpec) -> Found:
-    """Returns the edges of one crystal within a cutoff that gives every atom enough of them.
-
-    The cutoff grows as ALIGNN's does: to the longest lattice vector, then twofold. A molecule ends
-    once the cutoff covers it, however few neighbours its atoms have.
+    The search starts with a radius in which twice as many are expected, and grows for those
+    crystals in which an atom has too few: ``nearest`` up to its cutoff, ``shell`` until all have
+    enough or, in a molecule, the radius covers everything. What is nearest does not depend on how
+    far one looked.
     """
-    cutoff = spec.cutoff
-    periodic_cell = one.cells[0][one.pbc[0]]
-    longest = float(np.linalg.norm(periodic_cell, axis=1).max(initial=0.0))
-    extent = float(np.linalg.norm(np.ptp(one.positions, axis=0)))
+    margin = max(spec.tie_width, 1e-6)
+    most = _largest_radii(crystals, spec)
+    radii = np.minimum(_first_radii(crystals, spec), most)
+    first_atoms = crystals.atom_offsets[:-1]
     while True:
-        found = all_edges(one, cutoff)
-        covered = not len(periodic_cell) and cutoff > extent
-        if covered or (np.diff(found.row_offsets) >= (spec.max_neighbors or 0)).all():
+        found, last = _nearest(
+            crystals, _within_images(all_edges(crystals, radii), spec.max_images), spec
+        )
+        needed = np.maximum.reduceat(last, first_atoms) if len(last) else np.zeros(0)
+        short = (needed + margin > radii) & (radii < most)
+        if not short.any():
             return found
-        if not len(periodic_cell):
-            cutoff = extent + 1.0
-        else:
-            cutoff = longest if cutoff < longest else 2 * cutoff
+        radii = np.where(short, np.minimum(1.6 * radii, most), radii)
 
 
-def _bonds(crystals: Crystals, found: Found, spec: GraphSpec) -> Found:
-    """Returns the nearest edges and those that run back, as often as the rule says."""
-    found, reverse = _with_reverse(found)
-    kept = np.zeros(len(found.source), bool)
-    kept[_nearest(crystals, found, spec)[0]] = True
-    counts = bond_counts(
-        found.source,
-        found.target,
-        reverse,
-        kept,
-        spec.repeats == "self",
-        spec.repeats == "mutual",
-    )
-    row_sizes = np.diff(np.concatenate([[0], np.cumsum(counts)])[found.row_offsets])
-    return found.take(np.repeat(np.arange(len(counts)), counts), row_sizes)
+def _first_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " graphs"]:
+    expected = expected_edges(crystals, np.ones(len(crystals.cells)))
+    per_volume = expected / np.diff(crystals.atom_offsets) - 16
+    guess = np.cbrt(2 * (spec.max_neighbors or 0) / per_volume) + 0.5
+    return np.where(crystals.pbc.all(axis=1), guess, spec.cutoff)  # others have no density
+
+
+def _largest_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " graphs"]:
+    if spec.rule == "nearest":
+        return np.full(len(crystals.cells), spec.cutoff)
+    first, last = crystals.atom_offsets[:-1], crystals.positions
+    extent = np.maximum.reduceat(last, first) - np.minimum.reduceat(last, first)
+    return np.where(crystals.pbc.any(axis=1), np.inf, np.linalg.norm(extent, axis=1) + 1.0)
+
+
+def _bonds(found: Found, spec: GraphSpec) -> Found:
+    """Returns the edges and those that run back, as often as the rule says."""
+    arrays = (found.source, found.target, found.shifts, found.row_offsets)
+    sizes = count_bonds(*arrays)
+    row_offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    source, target = np.empty((2, row_offsets[-1]), np.int64)
+    shifts, mutual = np.empty((len(source), 3), np.int32), np.empty(len(source), bool)
+    write_bonds(*arrays, row_offsets, source, target, shifts, mutual)
+    bonds = Found(source, target, shifts, row_offsets)
+    if spec.repeats == "never":
+        return bonds
+    counts = 1 + (mutual & ((source == target) | (spec.repeats == "mutual")))
+    row_sizes = np.diff(np.concatenate([[0], np.cumsum(counts)])[row_offsets])
+    return bonds.take(np.repeat(np.arange(len(source)), counts), row_sizes)
 
 
 def _with_reverse(found: Found) -> tuple[Found, Int64[np.ndarray, " edges"]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from numba import njit
 
 from epitaxy.graph.periodic import Array
@@ -101,22 +100,90 @@ def complete(atom_offsets: Array, source: Array, target: Array) -> None:
 
 
 @_jit
-def bond_counts(
-    source: Array, target: Array, reverse: Array, kept: Array, repeat_self: bool, repeat_all: bool
-) -> Array:
-    """Returns how often each edge occurs when every kept one is a bond in both directions.
+def count_bonds(source: Array, target: Array, shifts: Array, row_offsets: Array) -> Array:
+    """Returns the edges into each atom once every edge runs both ways, (atoms,).
+
+    Edges are those of ``write_bonds``.
+    """
+    sizes = row_offsets[1:] - row_offsets[:-1]
+    for edge in range(len(source)):
+        if not _runs_back(source, target, shifts, row_offsets, edge):
+            sizes[source[edge]] += 1
+    return sizes
+
+
+@_jit
+def write_bonds(
+    source: Array,
+    target: Array,
+    shifts: Array,
+    row_offsets: Array,
+    new_offsets: Array,
+    new_source: Array,
+    new_target: Array,
+    new_shifts: Array,
+    mutual: Array,
+) -> None:
+    """Writes every edge and the one that runs back from it, each once, in canonical order.
 
     Args:
         source: Neighbour of each edge, (edges,).
-        target: Its centre, (edges,).
-        reverse: The edge that runs back, (edges,).
-        kept: Whether the centre chose the edge, (edges,).
-        repeat_self: Whether an atom's bond to its own image, kept as n and as -n, counts twice.
-        repeat_all: Whether every bond that both of its atoms chose does.
+        target: Its centre, (edges,); edges are sorted by (target, source, shift).
+        shifts: Image of the neighbour, (edges, 3).
+        row_offsets: First edge of each centre, (atoms + 1,).
+        new_offsets: First edge of each centre of the result, (atoms + 1,).
+        new_source: Receives the neighbours.
+        new_target: Receives the centres.
+        new_shifts: Receives the images.
+        mutual: Receives whether both ends had the edge.
     """
-    counts = np.empty(len(source), np.int64)
+    ends = new_offsets[:-1].copy()
     for edge in range(len(source)):
-        both = kept[edge] and kept[reverse[edge]]
-        twice = both and (repeat_all or (repeat_self and source[edge] == target[edge]))
-        counts[edge] = 2 if twice else int(kept[edge] or kept[reverse[edge]])
-    return counts
+        both = _runs_back(source, target, shifts, row_offsets, edge)
+        atom, other = target[edge], source[edge]
+        place = ends[atom]
+        ends[atom] += 1
+        new_source[place], new_target[place], mutual[place] = other, atom, both
+        for axis in range(3):
+            new_shifts[place, axis] = shifts[edge, axis]
+        if not both:
+            place = ends[other]
+            ends[other] += 1
+            new_source[place], new_target[place], mutual[place] = atom, other, False
+            for axis in range(3):
+                new_shifts[place, axis] = -shifts[edge, axis]
+    for atom in range(len(ends)):
+        row = slice(new_offsets[atom], new_offsets[atom + 1])
+        _sort_row(new_source[row], new_shifts[row], mutual[row])
+
+
+@_jit
+def _runs_back(source: Array, target: Array, shifts: Array, row_offsets: Array, edge: int) -> bool:
+    for back in range(row_offsets[source[edge]], row_offsets[source[edge] + 1]):
+        if source[back] == target[edge] and _opposite(shifts[edge], shifts[back]):
+            return True
+    return False
+
+
+@_jit
+def _sort_row(source: Array, shifts: Array, mutual: Array) -> None:
+    """Insertion sort by (source, shift): rows are short and nearly in order."""
+    for k in range(1, len(source)):
+        place = k
+        while place > 0 and _before(source, shifts, place, place - 1):
+            low, high = place - 1, place
+            source[low], source[high] = source[high], source[low]
+            mutual[low], mutual[high] = mutual[high], mutual[low]
+            for axis in range(3):
+                shifts[low, axis], shifts[high, axis] = shifts[high, axis], shifts[low, axis]
+            place -= 1
+
+
+@_jit
+def _before(source: Array, shifts: Array, one: int, other: int) -> bool:
+    if source[one] != source[other]:
+        return source[one] < source[other]
+    for axis in range(3):
+        if shifts[one, axis] != shifts[other, axis]:
+            return shifts[one, axis] < shifts[other, axis]
+    return False

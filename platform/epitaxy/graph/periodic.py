@@ -71,20 +71,20 @@ def fill(
     cells: Array,
     pbc: Array,
     atom_offsets: Array,
-    cutoff: float,
+    cutoffs: Array,
     source: Array,
     target: Array,
     shifts: Array,
     row_offsets: Array,
 ) -> tuple[int, int]:
-    """Writes all edges with 0.01 Å < d ≤ cutoff, sorted by (target, source, shift).
+    """Writes all edges with 0.01 Å < d ≤ a crystal's cutoff, sorted by (target, source, shift).
 
     Args:
         positions: Å, (atoms, 3), anywhere.
         cells: Å, (graphs, 3, 3).
         pbc: (graphs, 3).
         atom_offsets: (graphs + 1,).
-        cutoff: Å.
+        cutoffs: Of each crystal, Å, (graphs,).
         source: Receives the neighbour of each edge.
         target: Receives the centre of each edge.
         shifts: Receives the image of the neighbour, flat: three numbers per edge, one to spare.
@@ -96,10 +96,10 @@ def fill(
     row_offsets[0] = 0
     for graph in range(len(atom_offsets) - 1):
         first, last = atom_offsets[graph], atom_offsets[graph + 1]
-        status, search = _prepare(positions[first:last], cells[graph], pbc[graph], cutoff)
+        status, search = _prepare(positions[first:last], cells[graph], pbc[graph], cutoffs[graph])
         if status == OK:
             rows = row_offsets[first : last + 1]
-            status = _fill_crystal(search, cutoff, first, source, target, shifts, rows)
+            status = _fill_crystal(search, cutoffs[graph], first, source, target, shifts, rows)
         if status != OK:
             return status, graph
     return OK, -1
@@ -107,12 +107,12 @@ def fill(
 
 @_jit
 def count(
-    positions: Array, cells: Array, pbc: Array, atom_offsets: Array, cutoff: float, totals: Array
+    positions: Array, cells: Array, pbc: Array, atom_offsets: Array, cutoffs: Array, totals: Array
 ) -> tuple[int, int]:
     """Writes the number of edges of each crystal into ``totals``; returns as ``fill`` does."""
     for graph in range(len(atom_offsets) - 1):
         first, last = atom_offsets[graph], atom_offsets[graph + 1]
-        status, search = _prepare(positions[first:last], cells[graph], pbc[graph], cutoff)
+        status, search = _prepare(positions[first:last], cells[graph], pbc[graph], cutoffs[graph])
         if status != OK:
             return status, graph
         num_atoms = len(search.wraps)
@@ -120,7 +120,7 @@ def count(
         inside, _, _ = _inside_table(search)
         for atom in range(num_atoms):
             _start_pairs(search, atom, images, vectors)
-            _mark(search, vectors, cutoff, inside)
+            _mark(search, vectors, cutoffs[graph], inside)
             totals[graph] += np.sum(inside)
     return OK, -1
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Float64, Int32, Int64
 
 from epitaxy.errors import ConfigError, RecordError
 from epitaxy.graph import periodic
@@ -44,7 +44,7 @@ class Crystals:
         """Returns what every kernel takes first."""
         return self.positions, self.cells, self.pbc, self.atom_offsets
 
-    def check(self, outcome: tuple[int, int], cutoff: float) -> None:
+    def check(self, outcome: tuple[int, int], cutoffs: np.ndarray) -> None:
         """Refuses what a kernel could not search.
 
         Raises:
@@ -54,7 +54,7 @@ class Crystals:
         if status == periodic.OK:
             return
         name = f"crystal {graph} of the batch" if self.names is None else repr(self.names[graph])
-        reason = _REMEDY[status].format(cutoff=cutoff, limit=periodic.MAX_IMAGES)
+        reason = _REMEDY[status].format(cutoff=cutoffs[graph], limit=periodic.MAX_IMAGES)
         raise RecordError(
             f"record {name}: {reason} (cell in Å: {self.cells[graph].round(6).tolist()})"
         )
@@ -62,17 +62,6 @@ class Crystals:
     def graph_index(self) -> Int64[np.ndarray, " atoms"]:
         """Returns the crystal of each atom."""
         return np.repeat(np.arange(len(self.cells)), np.diff(self.atom_offsets))
-
-    def one(self, graph: int) -> Crystals:
-        """Returns crystal number ``graph`` on its own."""
-        start, stop = self.atom_offsets[graph : graph + 2].tolist()
-        return Crystals(
-            self.positions[start:stop],
-            self.cells[graph : graph + 1],
-            self.pbc[graph : graph + 1],
-            np.array([0, stop - start]),
-            None if self.names is None else self.names[graph : graph + 1],
-        )
 
 
 class Found(NamedTuple):
@@ -122,25 +111,25 @@ def checked(
     return Crystals(positions, cells, pbc, atom_offsets, names)
 
 
-def all_edges(crystals: Crystals, cutoff: float) -> Found:
-    """Returns every edge within ``cutoff`` (Å).
+def all_edges(crystals: Crystals, cutoffs: Float64[np.ndarray, " graphs"]) -> Found:
+    """Returns every edge within the cutoff (Å) of its crystal.
 
     Raises:
         RecordError: If a cell is so small that the search would not end in reasonable time.
     """
     row_offsets = np.empty(len(crystals.positions) + 1, np.int64)
-    capacity = _expected_edges(crystals, cutoff)
+    capacity = int(min(expected_edges(crystals, cutoffs).sum(), 1e8))
     while True:
         source, target, shifts = _edge_arrays(capacity)
         outcome = periodic.fill(
-            *crystals.kernel_arguments(), cutoff, source, target, shifts, row_offsets
+            *crystals.kernel_arguments(), cutoffs, source, target, shifts, row_offsets
         )
         if outcome[0] != periodic.TOO_SMALL:
             break
         totals = np.zeros(len(crystals.cells), np.int64)
-        crystals.check(periodic.count(*crystals.kernel_arguments(), cutoff, totals), cutoff)
+        crystals.check(periodic.count(*crystals.kernel_arguments(), cutoffs, totals), cutoffs)
         capacity = int(totals.sum())
-    crystals.check(outcome, cutoff)
+    crystals.check(outcome, cutoffs)
     total = row_offsets[-1]
     shifts = shifts[: 3 * total].reshape(total, 3)
     return Found(source[:total], target[:total], shifts, row_offsets)
@@ -158,11 +147,8 @@ def _edge_arrays(capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return source, target, room[16 * capacity :].view(np.int32)
 
 
-def _expected_edges(crystals: Crystals, cutoff: float) -> int:
+def expected_edges(crystals: Crystals, cutoffs: np.ndarray) -> Float64[np.ndarray, " graphs"]:
     """Returns the edges at uniform density, with some to spare; a guess that may be too low."""
     atoms = np.diff(crystals.atom_offsets).astype(float)
-    volume = np.abs(np.linalg.det(crystals.cells))
-    sphere = 4 / 3 * math.pi * cutoff**3
-    density = atoms / np.maximum(volume, 1e-3)
-    guess = 1.1 * (atoms * sphere * density).sum() + 16 * atoms.sum()
-    return int(min(guess, 1e8))
+    density = atoms / np.maximum(np.abs(np.linalg.det(crystals.cells)), 1e-3)
+    return 1.1 * atoms * 4 / 3 * math.pi * cutoffs**3 * density + 16 * atoms
