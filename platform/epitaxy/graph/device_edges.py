@@ -17,8 +17,8 @@ from epitaxy.graph.nearest import TIE_STEP
 from epitaxy.graph.periodic import DISTANCE_TOLERANCE, MAX_IMAGES, REACH_MARGIN, SHORTEST
 from epitaxy.graph.spec import GraphSpec
 
-CANDIDATES = 1 << 24
-"""Pairs of an atom and an image tried at once; 16 million take about 1.5 GB."""
+CANDIDATES = 1 << 22
+"""Pairs of an atom and an image tried at once; 4 million take about a gigabyte."""
 
 
 def builds_on_device(spec: GraphSpec) -> bool:
