@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import importlib.metadata
+import logging
 import platform
 import time
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import epitaxy
-from epitaxy.data.mixture import Data, Mixture, conflicts_of, open_data
+from epitaxy.data.mixture import Data, Mixture, conflicts_of, members_of, open_data
+from epitaxy.data.order import BLOCK
 from epitaxy.errors import CheckpointError, ConfigError, PlanError
 from epitaxy.train.folders import read_json, write_json
 from epitaxy.train.metrics import metric_units
@@ -25,11 +27,16 @@ from epitaxy.train.worker import plans_of
 RUN = "run.json"
 LOCK = ".lock"
 FORMAT = 1
+MANY_COMPRESSED = 20_000
+"""Records in Zarr shards from which on it matters in which order they are read."""
 STATISTICS_RECORDS = 1_000_000
 """Targets are standardised by the statistics of so many training records, an even sample; the
 composition of ten million at once would take 10 GB."""
 LIBRARIES = ("numpy", "numba", "ray", "safetensors", "torch")
 """Whose versions a run remembers."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,7 @@ def identify(settings: RunSettings) -> Identity:
     parts = build_parts(settings)
     encoder, objective = parts.model.encoder, parts.objective
     check_needs(settings, dataset.fields, encoder, objective, parts.report, conflicts_of(dataset))
+    _hint_at_blocks(settings, dataset)
     plans, report = plans_of(settings, dataset, encoder.spec)
     plan = plans["train"]
     if not plans["val"].num_records and settings.loop.select == "best":
@@ -165,6 +173,17 @@ def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Da
             f"{stored['data']['path']}; {dataset.path} holds {dataset.data_digest[:16]}. Give the "
             "same data to resume it, or choose another run.name"
         )
+
+
+def _hint_at_blocks(settings: RunSettings, dataset: Data) -> None:
+    """Says so if records are about to be read one by one from storage that decodes blocks."""
+    compressed = [m for m in members_of(dataset) if m.manifest.storage == "zarr"]
+    if settings.batch.shuffle == "records" and sum(map(len, compressed)) > MANY_COMPRESSED:
+        logger.warning(
+            "%s is stored as Zarr, which decodes %d records at once; batch.shuffle=blocks reads "
+            "each of these blocks once per epoch, and LMDB (epitaxy data convert) any record alone",
+            ", ".join(str(member.path) for member in compressed), BLOCK,
+        )  # fmt: skip
 
 
 def _data(dataset: Data) -> dict[str, Any]:

@@ -122,8 +122,9 @@ class MixSettings:
     """How several data sets share an epoch of training.
 
     Attributes:
-        weights: Share of each, in the order of ``data``; ``None`` takes every record once.
-        records: Length of an epoch with weights; by default as many as there are.
+        weights: Share of an epoch that each gets, in the order of ``data``, in proportion; without
+            weights every record comes once.
+        records: Length of an epoch with weights; by default as many as there are records.
     """
 
     weights: tuple[float, ...] | None = None
