@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float64, Int32, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 
 from epitaxy.errors import ConfigError, RecordError
-from epitaxy.graph import periodic
+from epitaxy.graph import binned, periodic
 
 _REMEDY = {
     periodic.TOO_MANY_IMAGES: (
@@ -32,6 +33,7 @@ class Crystals:
         pbc: Which lattice vectors are periodic, (graphs, 3).
         atom_offsets: First atom of each crystal, and the number of atoms last.
         names: Ids of the crystals, for error messages.
+        first: Number of the first crystal within the batch, for error messages.
     """
 
     positions: np.ndarray
@@ -39,6 +41,7 @@ class Crystals:
     pbc: np.ndarray
     atom_offsets: np.ndarray
     names: Sequence[str] | None
+    first: int = 0
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """Returns what every kernel takes first."""
@@ -51,17 +54,32 @@ class Crystals:
             RecordError: Naming the crystal and the reason.
         """
         status, graph = outcome
-        if status == periodic.OK:
-            return
-        name = f"crystal {graph} of the batch" if self.names is None else repr(self.names[graph])
+        if status != periodic.OK:
+            raise self.refusal(status, graph, cutoffs)
+
+    def refusal(self, status: int, graph: int, cutoffs: np.ndarray) -> RecordError:
+        """Returns the error that names crystal number ``graph`` and the reason."""
+        number = self.first + graph
+        name = f"crystal {number} of the batch" if self.names is None else repr(self.names[number])
         reason = _REMEDY[status].format(cutoff=cutoffs[graph], limit=periodic.MAX_IMAGES)
-        raise RecordError(
+        return RecordError(
             f"record {name}: {reason} (cell in Å: {self.cells[graph].round(6).tolist()})"
         )
 
     def graph_index(self) -> Int64[np.ndarray, " atoms"]:
         """Returns the crystal of each atom."""
         return np.repeat(np.arange(len(self.cells)), np.diff(self.atom_offsets))
+
+    def large(self) -> Bool[np.ndarray, " graphs"]:
+        """Returns which crystals are searched by bins of atoms."""
+        return np.diff(self.atom_offsets) >= binned.LARGE
+
+    def apart(self) -> Iterator[Crystals]:
+        """Yields each crystal on its own."""
+        for graph, (start, stop) in enumerate(pairwise(self.atom_offsets.tolist())):
+            cell, pbc = self.cells[graph : graph + 1], self.pbc[graph : graph + 1]
+            offsets = np.array([0, stop - start])
+            yield Crystals(self.positions[start:stop], cell, pbc, offsets, self.names, graph)
 
 
 class Found(NamedTuple):
@@ -117,6 +135,61 @@ def all_edges(crystals: Crystals, cutoffs: Float64[np.ndarray, " graphs"]) -> Fo
     Raises:
         RecordError: If a cell is so small that the search would not end in reasonable time.
     """
+    if not crystals.large().any():
+        return _of_all_pairs(crystals, cutoffs)
+    parts = []
+    for first, one in zip(crystals.atom_offsets, crystals.apart(), strict=False):
+        radius = cutoffs[one.first : one.first + 1]
+        part = _of_bins(one, radius) if one.large()[0] else _of_all_pairs(one, radius)
+        parts.append(part._replace(source=part.source + first, target=part.target + first))
+    return _joined(parts)
+
+
+def count_edges(
+    crystals: Crystals, cutoffs: Float64[np.ndarray, " graphs"]
+) -> Int64[np.ndarray, " graphs"]:
+    """Returns the number of edges of each crystal, refusing what ``all_edges`` refuses."""
+    if not crystals.large().any():
+        totals = np.zeros(len(crystals.cells), np.int64)
+        crystals.check(periodic.count(*crystals.kernel_arguments(), cutoffs, totals), cutoffs)
+        return totals
+    parts = []
+    for one in crystals.apart():
+        radius = cutoffs[one.first : one.first + 1]
+        if one.large()[0]:
+            parts.append(binned.count(_bins(one, radius), radius[0]).sum(keepdims=True))
+        else:
+            parts.append(count_edges(one, radius))
+    return np.concatenate(parts)
+
+
+def _bins(one: Crystals, cutoffs: np.ndarray) -> binned.Bins:
+    bins = binned.sort_into_bins(one.positions, one.cells[0], one.pbc[0], cutoffs[0])
+    if isinstance(bins, int):
+        raise one.refusal(bins, 0, cutoffs)
+    return bins
+
+
+def _of_bins(one: Crystals, cutoffs: np.ndarray) -> Found:
+    bins = _bins(one, cutoffs)
+    sizes = binned.count(bins, cutoffs[0])
+    row_offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    source, target = np.empty((2, row_offsets[-1]), np.int64)
+    shifts = np.empty((len(source), 3), np.int32)
+    binned.fill(bins, cutoffs[0], row_offsets, source, target, shifts)
+    return Found(source, target, shifts, row_offsets)
+
+
+def _joined(parts: Sequence[Found]) -> Found:
+    sizes = np.concatenate([np.diff(part.row_offsets) for part in parts])
+    row_offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    source, target, shifts = (
+        np.concatenate([part[column] for part in parts]) for column in range(3)
+    )
+    return Found(source, target, shifts, row_offsets)
+
+
+def _of_all_pairs(crystals: Crystals, cutoffs: np.ndarray) -> Found:
     row_offsets = np.empty(len(crystals.positions) + 1, np.int64)
     capacity = int(min(expected_edges(crystals, cutoffs).sum(), 1e8))
     while True:
@@ -126,9 +199,7 @@ def all_edges(crystals: Crystals, cutoffs: Float64[np.ndarray, " graphs"]) -> Fo
         )
         if outcome[0] != periodic.TOO_SMALL:
             break
-        totals = np.zeros(len(crystals.cells), np.int64)
-        crystals.check(periodic.count(*crystals.kernel_arguments(), cutoffs, totals), cutoffs)
-        capacity = int(totals.sum())
+        capacity = int(count_edges(crystals, cutoffs).sum())
     crystals.check(outcome, cutoffs)
     total = row_offsets[-1]
     shifts = shifts[: 3 * total].reshape(total, 3)
