@@ -57,6 +57,7 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
             symmetry=bool(config["symmetry"]),
             workers=int(config["workers"] or min(os.cpu_count() or 1, MAX_READERS)),
             overwrite=bool(config["overwrite"]),
+            resume=bool(config["resume"]),
         )
     except SourceError as error:
         if source is not None:

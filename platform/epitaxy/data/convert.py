@@ -3,40 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
-from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
-
 import epitaxy
-from epitaxy.data.dataset import Dataset, Storage, data_digest, storage
-from epitaxy.data.intake import Intake, Place, place_text
+from epitaxy.data.dataset import Dataset
+from epitaxy.data.importing import PARTS, SHARD_SIZE, Imported, Options, run_import
+from epitaxy.data.intake import PLACE_ARRAYS, Intake
+from epitaxy.data.journal import FILE_NAME as JOURNAL
+from epitaxy.data.journal import SKIPPED, holds_work
 from epitaxy.data.manifest import FILE_NAME as MANIFEST
-from epitaxy.data.manifest import FileEntry, Manifest, ShardEntry, Skipped, file_entry
+from epitaxy.data.manifest import Manifest, Skipped, file_entry
 from epitaxy.data.origin import Origin, warn
-from epitaxy.data.parse import Item, Outcome, Parser
-from epitaxy.data.physics import Check, PhysicsBook
-from epitaxy.data.pool import ordered_map
+from epitaxy.data.parse import Item
+from epitaxy.data.parts import folder_digest, join
+from epitaxy.data.physics import Check
 from epitaxy.data.recipe import Recipe
 from epitaxy.data.sidecars import FOLDER as SIDECARS
 from epitaxy.data.splits import store_split
 from epitaxy.data.staging import staging
-from epitaxy.errors import ConfigError, LabelError, PlanError, closest
+from epitaxy.errors import LabelError, PlanError
 
 logger = logging.getLogger(__name__)
-
-SKIPPED = "skipped.jsonl"
-"""File that lists every record that could not be used."""
-
-SHARD_SIZE = 8192
-"""Records per shard unless told otherwise."""
-
-_BATCH = 64
-_CHECKS = ("stop", "report", "off")
 
 
 def prepare(
@@ -49,14 +41,17 @@ def prepare(
     checks: Literal["stop", "report", "off"] = "stop",
     symmetry: bool = False,
     workers: int = 1,
+    backend: Literal["local", "ray"] = "local",
     shard_size: int = SHARD_SIZE,
     overwrite: bool = False,
+    resume: bool = True,
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Writes a data set folder ``out``, which appears complete or not at all.
 
-    Records stream through; what stays in memory is the ids and the sidecar arrays.
+    Records stream through; about 100 bytes of each stay in memory. An import of files that is
+    killed goes on from its last finished shard when called again, and gives the same bytes.
 
     Args:
         source: What the recipe's source reads: a path, several with commas between, or a pattern
@@ -68,8 +63,10 @@ def prepare(
         checks: Labels that contradict physics ``stop`` the import or are ``report``ed, or ``off``.
         symmetry: Whether to add space group and crystal system to every record.
         workers: Processes that parse; a script that asks for several needs its ``__main__`` guard.
+        backend: Where they run: on this machine (``local``) or as tasks of a Ray cluster.
         shard_size: Records per shard.
         overwrite: Whether a data set that is there already may be replaced.
+        resume: Whether to take up an interrupted import; otherwise it starts from the beginning.
         progress: Whether to show a progress bar (on a terminal).
         provenance: Fields of the manifest that records of another data set keep.
 
@@ -81,67 +78,46 @@ def prepare(
         ConfigError: If ``out`` exists, or an argument is wrong.
         ShardError: If the disk is full or cannot be written.
     """
-    _check_arguments(on_error, checks, shard_size, workers)
+    options = Options(
+        format, on_error, checks, symmetry, workers, shard_size, backend, resume, progress
+    )
     origin = Origin.of(source, recipe)
-    parser = origin.parser(symmetry)
-    book = PhysicsBook() if checks != "off" else None
-    with staging(Path(out).resolve(), overwrite=overwrite) as folder:
-        bar = tqdm(unit=" records", disable=None if progress else True)
-        with bar, (folder / SKIPPED).open("w", encoding="utf-8") as skipped:
-            intake = Intake(on_error, skipped, book)
-            batches = _batches(_ticking(origin.items(), bar))
-            blobs = intake.blobs(ordered_map(_Work(parser), batches, workers))
-            shards = tuple(_write_shards(folder, storage(format), blobs, shard_size))
-        intake.check_any()
-        found = _judged(intake.checks(), stop=checks == "stop")
-        fields = _provenance(origin, recipe, intake, found) | dict(provenance or {})
-        manifest = _finish(folder, format, shards, intake, fields)
+    keeping = None if origin.identity is None else holds_work
+    with staging(Path(out).resolve(), overwrite=overwrite, worth_keeping=keeping) as folder:
+        imported = run_import(folder, origin, options)
+        found = judged(imported.intake.checks(), stop=checks == "stop")
+        fields = provenance_found(origin, recipe, imported.intake, found) | dict(provenance or {})
+        manifest = _finish(folder, format, imported, fields)
         _store_splits(folder, recipe)
     warn(manifest, recipe, Path(out))
     return manifest
 
 
 def _finish(
-    folder: Path,
-    format: str,
-    shards: tuple[ShardEntry, ...],
-    intake: Intake,
-    provenance: Mapping[str, Any],
+    folder: Path, format: str, imported: Imported, provenance: Mapping[str, Any]
 ) -> Manifest:
     """Writes sidecars and manifest beside the shards, and returns the manifest."""
-    intake.sidecars.write(folder / SIDECARS)
+    shutil.rmtree(folder / SIDECARS, ignore_errors=True)
+    join(imported.parts, folder / SIDECARS, without=PLACE_ARRAYS)
+    paths = [folder / SKIPPED, *sorted((folder / SIDECARS).iterdir())]
     manifest = Manifest(
         storage=format,
-        num_records=len(intake.digests),
-        fields=intake.book.fields,
-        shards=shards,
-        files=_other_files(folder),
-        data_digest=data_digest(list(intake.rows), intake.digests),
+        num_records=len(imported.intake),
+        fields=imported.intake.book.fields,
+        shards=imported.shards,
+        files=tuple(file_entry(folder, path) for path in paths),
+        data_digest=folder_digest(folder / SIDECARS),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         generator=f"epitaxy {epitaxy.__version__}",
         **provenance,
     )
     (folder / MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+    shutil.rmtree(folder / PARTS)
+    (folder / JOURNAL).unlink(missing_ok=True)
     return manifest
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A batch of (place, item) as the parser takes it; a class, to be sent to other processes."""
-
-    parser: Parser
-
-    def __call__(self, batch: list[tuple[Place, Item]]) -> list[Outcome]:
-        return self.parser([(place_text(place), item) for place, item in batch])
-
-
-def _batches(items: Iterable[tuple[Place, Item]]) -> Iterator[list[tuple[Place, Item]]]:
-    stream = iter(items)
-    while batch := list(islice(stream, _BATCH)):
-        yield batch
-
-
-def _judged(checks: Sequence[Check], *, stop: bool) -> tuple[dict[str, Any], ...]:
+def judged(checks: Sequence[Check], *, stop: bool) -> tuple[dict[str, Any], ...]:
     """Returns what physics says of the labels, as JSON-ready data.
 
     Raises:
@@ -168,44 +144,7 @@ def _store_splits(folder: Path, recipe: Recipe | None) -> None:
             logger.warning("split %r of the recipe is not stored: %s", name, error)
 
 
-def _check_arguments(on_error: str, checks: str, shard_size: int, workers: int) -> None:
-    if on_error not in ("stop", "skip"):
-        raise ConfigError(f"on_error is {on_error!r}; {closest(on_error, ('stop', 'skip'))}")
-    if checks not in _CHECKS:
-        raise ConfigError(f"checks is {checks!r}; {closest(checks, _CHECKS)}")
-    for name, value in (("shard_size", shard_size), ("workers", workers)):
-        if value < 1:
-            raise ConfigError(f"{name} must be at least 1, got {value}")
-
-
-def _ticking(items: Iterable[tuple[Place, Item]], bar: tqdm[Any]) -> Iterator[tuple[Place, Item]]:
-    for item in items:
-        yield item
-        bar.update()
-
-
-def _write_shards(
-    folder: Path, writer: Storage, blobs: Iterator[bytes], size: int
-) -> Iterator[ShardEntry]:
-    """Writes shards of ``size`` records until ``blobs`` ends; yields an entry for each."""
-    first = 0
-    for number in count():
-        head = next(blobs, None)
-        if head is None:
-            return
-        path = folder / f"shard-{number:05d}{writer.SUFFIX}"
-        records = writer.write_shard(path, first, chain([head], islice(blobs, size - 1)))
-        entry = file_entry(folder, path)
-        yield ShardEntry(entry.path, entry.bytes, entry.sha256, first, records)
-        first += records
-
-
-def _other_files(folder: Path) -> tuple[FileEntry, ...]:
-    paths = [folder / SKIPPED, *sorted((folder / SIDECARS).iterdir())]
-    return tuple(file_entry(folder, path) for path in paths)
-
-
-def _provenance(
+def provenance_found(
     origin: Origin, recipe: Recipe | None, intake: Intake, checks: tuple[dict[str, Any], ...]
 ) -> dict[str, Any]:
     """Returns where the records came from and what became of them, for the manifest."""

@@ -25,7 +25,7 @@ _TRANSACTION_RECORDS = 1024
 _MAX_OPEN = 64
 
 _lock = Lock()
-_open: OrderedDict[str, tuple[tuple[int, int], lmdb.Environment]] = OrderedDict()
+_open: OrderedDict[tuple[int, int], lmdb.Environment] = OrderedDict()
 
 
 def write_shard(path: Path, first: int, blobs: Iterable[bytes]) -> int:
@@ -91,17 +91,13 @@ def _environment(path: Path) -> lmdb.Environment:
     name = os.path.realpath(path)
     status = os.stat(name)
     identity = (status.st_dev, status.st_ino)
-    if name in _open:
-        known, environment = _open[name]
-        if known == identity:
-            _open.move_to_end(name)
-            return environment
-        environment.close()  # the data set was prepared anew since
-        del _open[name]
+    if identity in _open:  # perhaps under another name: LMDB tells files apart as we do
+        _open.move_to_end(identity)
+        return _open[identity]
     environment = lmdb.open(name, subdir=False, readonly=True, lock=False, readahead=False)
-    _open[name] = (identity, environment)
+    _open[identity] = environment
     while len(_open) > _MAX_OPEN:
-        _open.popitem(last=False)[1][1].close()
+        _open.popitem(last=False)[1].close()
     return environment
 
 
@@ -109,7 +105,7 @@ def _forget() -> None:
     """Runs in a forked child: lets go of what the parent had open, so that it can be reopened."""
     global _lock
     _lock = Lock()
-    for _, environment in _open.values():
+    for environment in _open.values():
         environment.close()
     _open.clear()
 

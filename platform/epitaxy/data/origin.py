@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from epitaxy.data.intake import Place
 from epitaxy.data.manifest import Manifest, tree_bytes, tree_sha256
@@ -17,6 +18,21 @@ from epitaxy.data.sources.files import expand
 from epitaxy.errors import ConfigError
 
 logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class Restartable(Protocol):
+    """Records of a program that an interrupted import can take up again.
+
+    Attributes:
+        identity: Changes whenever the records do.
+    """
+
+    identity: str
+
+    def since(self, number: int) -> Iterator[Item]:
+        """Yields the records from ``number`` on."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -62,18 +78,58 @@ class Origin:
         sieve = Sieve.from_dict(recipe.filter if recipe else {})
         return Parser(source, sieve, symmetry or bool(recipe and recipe.symmetry))
 
-    def items(self) -> Iterator[tuple[Place, Item]]:
-        """Yields (place, item) of every record, good or bad."""
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What a place may name, in order."""
+        return self.paths if self.source is not None else ("",)
+
+    @property
+    def identity(self) -> dict[str, Any] | None:
+        """What tells whether the records are the same as another time; ``None`` if nothing can."""
         if self.source is None:
-            yield from ((("", number), item) for number, item in enumerate(self.records))
+            records: Any = self.records
+            return {"records": records.identity} if isinstance(records, Restartable) else None
+        recipe = self.recipe.to_dict() if self.recipe else {}
+        return {"source files": [list(self.paths), self._files], "recipe": recipe}
+
+    def items(self, after: Place | None = None) -> Iterator[tuple[Place, Item]]:
+        """Yields (place, item) of every record, good or bad, or of those behind a place."""
+        file, number = after or ("", -1)
+        if self.source is None:
+            rest = self._records_from(number + 1)
+            yield from ((("", place), item) for place, item in enumerate(rest, number + 1))
             return
-        for path in self.paths:
-            reader = self.source
-            walked: Iterable[Item] = (
-                reader.pieces(path) if isinstance(reader, PieceSource) else reader.read(path)
-            )
-            for number, item in enumerate(walked):
-                yield (path, number), item
+        start = self.paths.index(file) if after else 0
+        for path in self.paths[start:]:
+            numbered = enumerate(self._walk(self.source, path))
+            for place, item in islice(numbered, number + 1 if path == file else 0, None):
+                yield (path, place), item
+
+    def _records_from(self, number: int) -> Iterator[Item]:
+        if number and isinstance(self.records, Restartable):
+            return self.records.since(number)
+        return islice(self.records, number, None)
+
+    @staticmethod
+    def _walk(source: Source, path: str) -> Iterable[Item]:
+        return source.pieces(path) if isinstance(source, PieceSource) else source.read(path)
+
+    def total(self) -> int | None:
+        """Returns how many records there are, where it is known without reading them."""
+        if isinstance(self.records, Sized) and self.source is None:
+            return len(self.records)
+        return self._total_of_files()
+
+    def _total_of_files(self) -> int | None:
+        """Returns the number of records that the recipe knows for exactly these files."""
+        known = self.recipe.files if self.recipe else {}
+        total = 0
+        for entry in self._files:
+            told = known.get(Path(entry["path"]).name, {})
+            if told.get("sha256") != entry["sha256"] or "records" not in told:
+                return None
+            total += int(told["records"])
+        return total or None
 
     def description(self) -> dict[str, Any]:
         """Returns the files with their sizes and checksums, for the manifest."""

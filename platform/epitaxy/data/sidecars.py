@@ -61,6 +61,11 @@ class SidecarWriter:
     def write(self, folder: Path) -> None:
         """Writes all arrays into ``folder``, which it creates."""
         folder.mkdir()
+        for name, values in self.arrays().items():
+            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Returns all arrays by name."""
         arrays: dict[str, np.ndarray] = {
             "digests": np.frombuffer(self._digests, np.uint8).reshape(-1, 16),
             "num_atoms": _integers(self._num_atoms),
@@ -80,8 +85,7 @@ class SidecarWriter:
             arrays[f"{name}_offsets"] = _integers(offsets)
         for name in self._columns:
             arrays[name] = np.array(self._pad(name), dtype=np.float64)
-        for name, values in arrays.items():
-            np.save(folder / f"{name}.npy", values, allow_pickle=False)
+        return arrays
 
     def _column(self, name: str) -> array[float]:
         self._columns.setdefault(name, array("d"))

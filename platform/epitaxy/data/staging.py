@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,10 +14,15 @@ from epitaxy.data.manifest import FILE_NAME
 from epitaxy.data.sidecars import FOLDER as SIDECARS
 from epitaxy.errors import ConfigError, ShardError
 
+PARTIAL = "partial"
+"""Ending of the folder of an import that can be taken up again: ``.NAME.partial``."""
+
 
 @contextmanager
-def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """Gives an empty temporary folder beside ``out`` and renames it to ``out`` on success.
+def staging(
+    out: Path, *, overwrite: bool = False, worth_keeping: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
+    """Gives a temporary folder beside ``out`` and renames it to ``out`` on success.
 
     Everything is on disk before the rename. A lock beside ``out`` keeps two writers apart; a killed
     writer's lock is released by the system, and the next one removes what it left behind.
@@ -25,6 +30,8 @@ def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Args:
         out: Folder to make.
         overwrite: Whether an existing data set may be replaced.
+        worth_keeping: Asked after a failure whether the folder stays for another attempt, which is
+            given the same one. Without it the folder is always new and never stays.
 
     Raises:
         ConfigError: If ``out`` exists or cannot be made, or another process is writing it now.
@@ -34,24 +41,26 @@ def staging(out: Path, *, overwrite: bool = False) -> Iterator[Path]:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"{out} cannot be made: {error.strerror} ({error.filename})") from error
-    with _locked(out):
+    with locked(out):
         _recover(out)
         _check_free(out, overwrite)
-        folder = _beside(out, f"tmp-{os.getpid()}")
-        folder.mkdir()
+        folder = _beside(out, PARTIAL if worth_keeping else f"tmp-{os.getpid()}")
+        folder.mkdir(exist_ok=worth_keeping is not None)
         try:
             yield folder
-            _sync(folder)
+            sync(folder)
             _move(folder, out)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
                 raise
+            worth_keeping = None  # the space is needed
             raise ShardError(
                 f"{out} cannot be written: {error.strerror}; nothing was left behind. Free some "
                 "space or choose another place"
             ) from error
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            if worth_keeping is None or not worth_keeping(folder):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -79,7 +88,12 @@ def _beside(out: Path, ending: str) -> Path:
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
+    """Keeps other writers of ``out`` away.
+
+    Raises:
+        ConfigError: If one is writing it now.
+    """
     path = _beside(out, "lock")
     descriptor = _lock_file(path)
     while descriptor is None:
@@ -132,7 +146,8 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise ConfigError(f"{out} is no prepared data set, so overwrite=true does not replace it")
 
 
-def _sync(folder: Path) -> None:
+def sync(folder: Path) -> None:
+    """Makes sure that everything below ``folder`` is on disk."""
     for path in (folder, *folder.rglob("*")):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -146,7 +161,8 @@ def _move(folder: Path, out: Path) -> None:
     if out.exists():
         out.rename(old)
     folder.rename(out)
-    shutil.rmtree(old, ignore_errors=True)
+    for path in (old, _beside(out, PARTIAL)):
+        shutil.rmtree(path, ignore_errors=True)
     descriptor = os.open(out.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import numpy as np
@@ -97,6 +98,11 @@ class FieldBook:
         """Labels seen so far, by name."""
         return tuple(self._fields[name][0] for name in sorted(self._fields))
 
+    def know(self, fields: Iterable[LabelField], where: str) -> None:
+        """Notes the labels of the data set ``where``."""
+        for field in fields:
+            self._fields.setdefault(field.name, (field, where))
+
     def check(self, record: CrystalRecord) -> None:
         """Notes the labels of ``record``.
 
@@ -111,17 +117,17 @@ class FieldBook:
             else:
                 _check_new(record.id, field)
         for name, field in found.items():
-            self._fields.setdefault(name, (field, record.id))
+            self._fields.setdefault(name, (field, f"record {record.id!r}"))
 
 
-def _check_same(record_id: str, field: LabelField, known: LabelField, known_id: str) -> None:
+def _check_same(record_id: str, field: LabelField, known: LabelField, known_where: str) -> None:
     if field == known:
         return
     differing = [key for key, value in asdict(field).items() if value != asdict(known)[key]]
     raise RecordError(
         f"record {record_id!r}: label {field.name!r} has "
         + ", ".join(f"{key} {getattr(field, key)!r}" for key in differing)
-        + f", but record {known_id!r} has "
+        + f", but {known_where} has "
         + ", ".join(f"{key} {getattr(known, key)!r}" for key in differing)
         + "; one label must mean one thing in a data set"
     )
