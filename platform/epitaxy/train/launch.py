@@ -34,6 +34,8 @@ from epitaxy.train.worker import ERROR, train_worker
 
 OBJECT_STORE_BYTES = 300 * 2**20
 """Of a cluster started here: shares on their way, a few read tasks deep."""
+RESIZE_S = 30.0
+"""How often a run with fewer workers than it wants looks for room for more."""
 POLL_S = "0.5"
 """Ray Train's default of 2 s delays every report and every recovery by that much."""
 RAY_FILES = ".ray"
@@ -168,7 +170,8 @@ def _run_on_ray(settings: RunSettings, identity: Identity) -> None:
             train_loop_config=identity.worker_config(settings, in_ray=True),
             torch_config=TorchConfig(backend="nccl" if compute.use_gpu else "gloo"),
             scaling_config=ScalingConfig(
-                num_workers=compute.workers,
+                num_workers=_num_workers(compute),
+                elastic_resize_monitor_interval_s=RESIZE_S,
                 use_gpu=compute.use_gpu,
                 resources_per_worker=resources,
             ),
@@ -302,9 +305,17 @@ def _python_path() -> str | None:
     return os.pathsep.join(dict.fromkeys([*relative, str(source), *absolute]))
 
 
+def _num_workers(compute: ComputeSettings) -> int | tuple[int, int]:
+    """Returns how many workers Ray Train starts, or between how many it may choose."""
+    fewest = compute.min_workers or compute.workers
+    return compute.workers if fewest == compute.workers else (fewest, compute.workers)
+
+
 def _cpus(compute: ComputeSettings) -> float:
     """Returns the logical CPUs a run needs: its workers, and a read task if Ray Data streams."""
-    return compute.workers * compute.cpus_per_worker + (1 if compute.stream == "ray" else 0)
+    return (compute.min_workers or compute.workers) * compute.cpus_per_worker + (
+        1 if compute.stream == "ray" else 0
+    )
 
 
 def _check_cluster(compute: ComputeSettings) -> None:
@@ -316,17 +327,17 @@ def _check_cluster(compute: ComputeSettings) -> None:
     import ray
 
     resources = ray.cluster_resources()
-    found = resources.get("CPU", 0.0)
+    found, workers = resources.get("CPU", 0.0), compute.min_workers or compute.workers
     if found < _cpus(compute):
         reading = " and 1 for Ray Data's read tasks" if compute.stream == "ray" else ""
         raise ConfigError(
-            f"{compute.workers} workers with {compute.cpus_per_worker:g} CPUs each{reading} need "
+            f"{workers} workers with {compute.cpus_per_worker:g} CPUs each{reading} need "
             f"{_cpus(compute):g} CPUs; the cluster has {found:g}. Lower compute.workers or "
             "compute.cpus_per_worker, set compute.stream=direct, or start Ray with more --num-cpus"
         )
-    if compute.use_gpu and resources.get("GPU", 0.0) < compute.workers:
+    if compute.use_gpu and resources.get("GPU", 0.0) < workers:
         raise ConfigError(
-            f"{compute.workers} workers need {compute.workers} GPUs; the cluster has "
+            f"{workers} workers need {workers} GPUs; the cluster has "
             f"{resources.get('GPU', 0.0):g}. Lower compute.workers or set compute.use_gpu=false"
         )
 

@@ -220,6 +220,8 @@ class ComputeSettings:
     Attributes:
         backend: ``local`` runs in this process, ``ray`` in Ray Train workers.
         workers: Number of Ray Train workers.
+        min_workers: Number with which a run goes on while the cluster has no room for all of them,
+            such as after losing a node; ``None`` waits for all. Steps stay what they are.
         cpus_per_worker: Logical CPUs reserved per worker (fractions are legal).
         use_gpu: Whether each worker gets a GPU.
         stream: ``direct`` reads shards in the worker, ``ray`` receives shares from Ray Data.
@@ -235,6 +237,7 @@ class ComputeSettings:
 
     backend: Literal["local", "ray"] = "local"
     workers: int = 1
+    min_workers: int | None = None
     cpus_per_worker: float = 1.0
     use_gpu: bool = False
     stream: Literal["direct", "ray"] = "ray"
@@ -251,6 +254,11 @@ class ComputeSettings:
             _at_least(1, f"compute.{name}", getattr(self, name))
         for name in ("max_failures", "threads", "prefetch", "stall_warning", "stall_timeout"):
             _at_least(0, f"compute.{name}", getattr(self, name))
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
+            raise ConfigError(
+                f"compute.min_workers must be from 1 to compute.workers ({self.workers}), got "
+                f"{self.min_workers}"
+            )
         if not self.cpus_per_worker > 0:
             raise ConfigError(
                 f"compute.cpus_per_worker must be positive, got {self.cpus_per_worker}"
@@ -313,6 +321,8 @@ class RunSettings:
                     del everything[section][name]
         if not everything["mix"]:
             del everything["mix"]
+        if everything["encoder"].get("max_neighbors") is None:
+            everything["encoder"].pop("ties", None)  # all neighbours: there is nothing to cut
         return everything
 
     def science_digest(self) -> str:
