@@ -31,7 +31,7 @@ from epitaxy.graph.record import CrystalRecord, Label
 
 Target = Callable[[random.Random], str]
 
-ALLOWANCE = 64 * 1024
+ALLOWANCE = 256 * 1024
 """Bytes that a small input may cost whatever its size: exceptions, messages, caches."""
 SHARD_ALLOWANCE = 64 * 2**20
 """Bytes that opening and reading a shard of some kilobytes may cost, buffers of its library too."""
