@@ -15,6 +15,7 @@ from epitaxy.graph.elements import atom_features
 from epitaxy.graph.record import CrystalRecord
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.scalar import ScalarHead
+from epitaxy.train.settings import RunSettings
 
 PAPER: dict[str, Any] = {
     "rule": "nearest",
@@ -108,6 +109,7 @@ def test_an_element_without_features_is_refused(crystals: Any) -> None:
         ({"envelope": "none"}, "position_grad", "smooth_cutoff"),
         ({"max_neighbors": 250}, "position_grad", "supercell"),
         (PAPER, "node", "permutation"),
+        ({"rule": "nearest", "max_neighbors": 12, "ties": "keep"}, "node", "smooth_cutoff"),
     ],
 )
 def test_promises_follow_the_arguments(
@@ -126,6 +128,26 @@ def test_the_blocks_are_in_order_of_computation() -> None:
     assert CGCNN(8, 3).spec == GraphSpec("radius", 5.0)
 
 
+@pytest.mark.parametrize("ties", ["keep", "cut"])
+def test_cut_ties_make_the_energy_depend_on_the_numbering(ties: str) -> None:
+    """Rock salt of (Na, K)(F, Cl), each two in turn: of 12 equal neighbours, which 2 are kept?
+
+    With 8 neighbours an atom sees the 6 nearest and 2 of its 12 second neighbours. Of those, some
+    are of its own element and some of the other, so it matters which.
+    """
+    choice: dict[str, Any] = {"rule": "nearest", "cutoff": 8.0, "max_neighbors": 8, "ties": ties}
+    encoder = CGCNN(8, 2, **choice).double()
+    cations = 2.8 * np.array([[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
+    positions = np.concatenate([cations, cations + np.array([2.8, 0, 0])])
+    numbers = np.array([11, 11, 19, 19, 9, 9, 17, 17])
+    energies = []
+    for order in (np.arange(8), np.array([5, 3, 7, 1, 6, 2, 4, 0])):
+        record = CrystalRecord("salt", numbers[order], positions[order], np.eye(3) * 5.6)
+        batch = collate([record], [encoder.spec], dtype=torch.float64)
+        energies.append(float(encoder(batch).node.sum().detach()))
+    assert (abs(energies[0] - energies[1]) < 1e-9) == (ties == "keep")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -134,6 +156,8 @@ def test_the_blocks_are_in_order_of_computation() -> None:
         ({"envelope": "poly"}, "did you mean 'poly6'"),
         ({"outer_activation": "relu"}, "unknown activation 'relu'"),
         ({"rule": "nearest"}, "needs max_neighbors"),
+        ({**PAPER, "ties": "keep"}, "padded=true is only meaningful"),
+        ({"ties": "kept"}, "did you mean 'keep'"),
         ({"layers": 0}, "layers ≥ 1"),
         ({"widht": 3}, "did you mean 'width'"),
     ],
@@ -141,3 +165,14 @@ def test_the_blocks_are_in_order_of_computation() -> None:
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build({"_target_": "epitaxy.encoders.cgcnn.CGCNN", **arguments})
+
+
+def test_ties_are_part_of_what_a_run_is_only_where_neighbours_are_limited() -> None:
+    """Runs of the recommended preset were started before it had the argument."""
+
+    def science(**encoder: Any) -> dict[str, Any]:
+        target = {"_target_": "epitaxy.encoders.cgcnn.CGCNN"}
+        return RunSettings("r", "/r", "/d", {**target, **encoder}, {}).science()
+
+    assert science(max_neighbors=None, ties="keep") == science(max_neighbors=None)
+    assert science(max_neighbors=12, ties="keep") != science(max_neighbors=12)

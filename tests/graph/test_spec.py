@@ -59,3 +59,8 @@ def test_the_digest_tells_rules_apart_and_is_stable():
     assert GraphSpec(cutoff=8).digest() == GraphSpec().digest()
     # Kept in checkpoints and caches: a change here orphans them.
     assert GraphSpec().digest() == "5438a5f5b1ade881"
+
+
+def test_where_nothing_is_cut_both_ways_to_cut_are_one_graph():
+    assert GraphSpec(cutoff=5.0, ties="keep") == GraphSpec(cutoff=5.0)
+    assert GraphSpec("nearest", 5.0, 3, ties="keep") != GraphSpec("nearest", 5.0, 3)

@@ -17,7 +17,7 @@ from epitaxy.encoders.norms import COUPLING, NormName, make_norm
 from epitaxy.errors import ConfigError, RecordError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.elements import atom_features, known_elements
-from epitaxy.graph.spec import GraphSpec
+from epitaxy.graph.spec import GraphSpec, Ties
 from epitaxy.shapes import AtomicNumbers, Distances, EdgeIndex, NodeFeatures
 
 Rule = Literal["radius", "nearest"]
@@ -55,6 +55,9 @@ class CGCNN(nn.Module):
         padding: For ``nearest``, atoms with fewer neighbours than ``max_neighbors``: ``index0``
             fills up with edges to the first atom of the crystal at ``cutoff`` + 1 Å that count like
             any other (the published weights need them), ``masked`` adds none.
+        ties: Where ``max_neighbors`` falls between neighbours that are equally far: ``keep`` takes
+            all of them, ``cut`` the first ones, as the published weights need; then the energy
+            depends on the order of atoms and the choice of cell (docs/graphs.md has a crystal).
         num_basis: Number of Gaussians on [``basis_start``, ``cutoff``].
         basis_start: First Gaussian's centre in Å.
         basis_width: Width of the Gaussians in units of their spacing.
@@ -79,6 +82,7 @@ class CGCNN(nn.Module):
         cutoff: float = 5.0,
         max_neighbors: int | None = None,
         padding: Padding = "masked",
+        ties: Ties = "cut",
         num_basis: int = 32,
         basis_start: float = 0.0,
         basis_width: float = 3.0,
@@ -94,7 +98,8 @@ class CGCNN(nn.Module):
         if padding not in ("index0", "masked"):
             raise ConfigError(f"padding is {padding!r}; {closest(padding, ('index0', 'masked'))}")
         check_envelope(envelope)
-        self.spec = GraphSpec(rule, cutoff, max_neighbors, padded=padding == "index0")
+        padded = padding == "index0"
+        self.spec = GraphSpec(rule, cutoff, max_neighbors, padded=padded, ties=ties)
         self.envelope: EnvelopeName = envelope
         self.norm: NormName = norm
         self.node_width = width
@@ -117,12 +122,12 @@ class CGCNN(nn.Module):
 
     @property
     def invariances(self) -> frozenset[str]:
-        """What holds in eval mode; a cap on neighbours cuts equidistant ones by index."""
+        """What holds in eval mode; where ties are cut, the numbering of atoms decides."""
         held = {"rotation", "translation"}
-        if self.spec.rule == "radius" and self.spec.max_neighbors is None:
+        if self.spec.completes_shells:
             held |= {"permutation", "supercell"}
-            if self.envelope != "none":
-                held.add("smooth_cutoff")
+        if self.spec.max_neighbors is None and self.envelope != "none":
+            held.add("smooth_cutoff")
         return frozenset(held)
 
     @property

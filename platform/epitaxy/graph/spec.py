@@ -77,8 +77,10 @@ class GraphSpec:
                 raise ConfigError(f"graph {name} is {value!r}; {closest(value, get_args(known))}")
         if not self.cutoff > 0:
             raise ConfigError(f"cutoff must be positive (Å), got {self.cutoff}")
-        # 8 and 8.0 are one rule: one digest, one compiled kernel.
+        # 8 and 8.0 are one rule, and so are both ways to cut nothing: one digest, one graph.
         object.__setattr__(self, "cutoff", float(self.cutoff))
+        if self.max_neighbors is None:
+            object.__setattr__(self, "ties", "cut")
         if not 0 <= self.tie_width < self.cutoff:
             raise ConfigError(f"tie_width must be from 0 to the cutoff (Å), got {self.tie_width}")
         for name in ("max_neighbors", "max_images"):
