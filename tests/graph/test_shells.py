@@ -92,6 +92,25 @@ def test_nothing_but_the_crystal_decides(crystals, edges, distances, spec, data)
     assert per_cell(environments(moved, spec, edges, distances), cells) == expected
 
 
+@pytest.mark.parametrize("spec", KEPT, ids=str)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_niggli_cell_has_the_same_environments(crystals, edges, distances, spec, seed):
+    from pymatgen.core import Lattice, Structure
+
+    record = crystals.triclinic(seed, 5)
+    skewed = supercell(record, np.array([[1, 2, -3], [0, 1, 2], [0, 0, 1]]))
+    species = skewed.numbers.tolist()
+    structure = Structure(
+        Lattice(skewed.cell), species, skewed.positions, coords_are_cartesian=True
+    ).get_reduced_structure("niggli")
+    niggli = CrystalRecord(
+        "n", structure.atomic_numbers, structure.cart_coords, structure.lattice.matrix
+    )
+    assert np.abs(niggli.cell).max() < np.abs(skewed.cell).max()
+    expected = environments(skewed, spec, edges, distances)
+    assert environments(niggli, spec, edges, distances) == expected
+
+
 def test_a_cut_depends_on_the_cell_that_was_chosen(edges, distances):
     """Witness: of rock salt's 12 second neighbours the seventh to twelfth edge are cut at random.
 
@@ -200,6 +219,67 @@ def test_one_sparse_crystal_of_a_batch_leaves_the_others_alone(crystals):
     for side in (0, 1):
         parts = [a.meetings[side] + first for a, first in zip(alone, bonds, strict=False)]
         assert batch.meetings[side].tolist() == np.concatenate(parts).tolist()
+
+
+def plain_shells(rows, record: CrystalRecord, limit: int, width: float) -> Counter:
+    """Bonds (centre, neighbour, image) by the book, each as often as ``mutual`` asks for."""
+    cutoff = 4.0
+    while True:
+        near = rows(record, cutoff)
+        vectors = record.positions[near[:, 1]] + near[:, 2:] @ record.cell
+        lengths = np.linalg.norm(vectors - record.positions[near[:, 0]], axis=1)
+        of_atom = [lengths[near[:, 0] == atom] for atom in range(record.num_atoms)]
+        if all(len(found) >= limit for found in of_atom) or (cutoff > 500 and not record.pbc.any()):
+            break
+        cutoff *= 2
+    last = np.array(
+        [np.sort(found)[limit - 1] if len(found) >= limit else 1e9 for found in of_atom]
+    )
+    chosen = Counter()
+    for row, length in zip(near.tolist(), lengths, strict=True):
+        if length <= last[row[0]] + width:
+            back = (row[1], row[0], *(-image for image in row[2:]))
+            chosen[tuple(row)] += 1
+            chosen[back] += 1
+    return chosen
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_atoms=st.integers(1, 5),
+    limit=st.sampled_from([1, 4, 12]),
+    pbc=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+)
+def test_shells_of_random_cells_are_those_by_the_book(
+    edges, brute_force_route, seed, num_atoms, limit, pbc
+):
+    rng = np.random.default_rng(seed)
+    cell = 5 * (np.eye(3) + rng.uniform(-0.3, 0.3, (3, 3)))
+    record = CrystalRecord(
+        "r", np.ones(num_atoms), rng.uniform(-1, 2, (num_atoms, 3)) @ cell, cell, np.array(pbc)
+    )
+    expected = plain_shells(brute_force_route, record, limit, 1e-4)
+    for repeats in ("never", "self", "mutual"):
+        found = edges(record, GraphSpec("shell", 8.0, limit, repeats=repeats))
+        rows = zip(
+            found.target.tolist(), found.source.tolist(), *found.shifts.T.tolist(), strict=True
+        )
+        assert Counter(rows) == Counter(
+            {
+                row: times if repeats == "mutual" or (repeats == "self" and row[0] == row[1]) else 1
+                for row, times in expected.items()
+            }
+        )
+
+
+@pytest.mark.parametrize("pbc", [(1, 1, 1), (1, 0, 0), (0, 0, 0)])
+def test_atoms_at_the_same_place_are_no_neighbours(edges, pbc):
+    record = CrystalRecord("c", [1, 1], np.zeros((2, 3)), np.eye(3) * 4, np.array(pbc, bool))
+    found = edges(record, GraphSpec("shell", 8.0, 2))
+    expected = {0: 0, 1: 2, 3: 6}[sum(pbc)]  # images of itself, and as many of the other
+    assert np.bincount(found.target, minlength=2).tolist() == [2 * expected] * 2
+    assert found.shifts.any(axis=1).all()
 
 
 @pytest.fixture(scope="module")
