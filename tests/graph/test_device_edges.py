@@ -8,6 +8,8 @@ import torch
 
 from epitaxy.errors import ConfigError, RecordError
 from epitaxy.graph import device_edges
+from epitaxy.graph.batch import Geometry
+from epitaxy.graph.collate import collate, geometry
 from epitaxy.graph.device_edges import build_edges_on_device, builds_on_device
 from epitaxy.graph.neighbors import build_edges
 from epitaxy.graph.record import CrystalRecord
@@ -46,7 +48,7 @@ def batch(crystals):
 
 
 def on_device(spec, batch, device):
-    return build_edges_on_device(spec, *(torch.from_numpy(array).to(device) for array in batch))
+    return build_edges_on_device(Geometry(*map(torch.from_numpy, batch)).to(device), spec)
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -81,3 +83,14 @@ def test_a_cell_in_wrong_units_is_refused():
     tiny = (np.zeros((1, 3)), np.eye(3)[None] * 0.03, np.ones((1, 3), bool), np.ones(1, np.int64))
     with pytest.raises(RecordError, match="check the units of the cell"):
         on_device(GraphSpec(cutoff=8.0), tiny, "cpu")
+
+
+def test_records_give_the_edges_that_collate_builds(crystals):
+    records, spec = [crystals.triclinic(1, 3), crystals.triclinic(2, 5)], GraphSpec(cutoff=5.0)
+    expected = collate(records, [spec]).graph(spec)
+    exact = geometry(records)
+    assert exact.to("cpu").positions.dtype == torch.float64
+    found = build_edges_on_device(exact, spec)
+    assert found.source.tolist() == expected.source.tolist()
+    assert found.shifts.tolist() == expected.shifts.tolist()
+    assert build_edges_on_device(geometry([]), spec).num_edges == 0

@@ -8,7 +8,7 @@ from dataclasses import replace as replace_fields
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor
 
 from epitaxy.errors import NeedsError
@@ -69,6 +69,33 @@ class Graph:
     def num_edges(self) -> int:
         """Number of directed edges."""
         return int(self.source.shape[0])
+
+
+@dataclass(frozen=True, eq=False)
+class Geometry:
+    """Exact coordinates of a batch, for graphs that are built on its device.
+
+    Attributes:
+        positions: Cartesian, Å, (atoms, 3).
+        cell: Lattice vectors as rows, Å, (graphs, 3, 3).
+        pbc: Which lattice vectors are periodic, (graphs, 3).
+        num_atoms: Atoms of each crystal, (graphs,).
+    """
+
+    positions: Float64[Tensor, "atoms 3"]
+    cell: Float64[Tensor, "graphs 3 3"]
+    pbc: Bool[Tensor, "graphs 3"]
+    num_atoms: Int[Tensor, " graphs"]
+
+    def to(self, device: torch.device | str) -> Geometry:
+        """Returns the coordinates on ``device``."""
+        moved: Geometry = _move(self, device, None)
+        return moved
+
+    def pin_memory(self) -> Geometry:
+        """Returns the coordinates in page-locked memory, for asynchronous copies to a GPU."""
+        pinned: Geometry = _pin(self)
+        return pinned
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +209,7 @@ def _pin(value: Any) -> Any:
 def _apply(value: Any, function: Any) -> Any:
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, Graph | LineGraph):
+    if isinstance(value, Graph | LineGraph | Geometry):
         return type(value)(*(_apply(getattr(value, f.name), function) for f in fields(value)))
     if isinstance(value, Mapping):
         return {key: _apply(item, function) for key, item in value.items()}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from epitaxy.errors import RecordError
-from epitaxy.graph.batch import CrystalBatch, Graph, LineGraph
+from epitaxy.graph.batch import CrystalBatch, Geometry, Graph, LineGraph
 from epitaxy.graph.neighbors import Edges, build_edges
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
@@ -59,6 +59,16 @@ def collate(
         labels={name: values for name, (values, _) in columns.items()},
         masks={name: mask for name, (_, mask) in columns.items()},
         graphs=graphs,
+    )
+
+
+def geometry(records: Sequence[CrystalRecord]) -> Geometry:
+    """Returns what ``device_edges.build_edges_on_device`` needs of ``records``."""
+    return Geometry(
+        torch.from_numpy(_joined([record.positions for record in records], (0, 3), np.float64)),
+        torch.from_numpy(_joined([record.cell[None] for record in records], (0, 3, 3), np.float64)),
+        torch.from_numpy(_joined([record.pbc[None] for record in records], (0, 3), np.bool_)),
+        torch.tensor([record.num_atoms for record in records], dtype=torch.int64),
     )
 
 

@@ -8,11 +8,10 @@ all images that can matter, a bounded number of candidates at a time.
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from epitaxy.errors import ConfigError, RecordError
-from epitaxy.graph.batch import Graph
+from epitaxy.graph.batch import Geometry, Graph
 from epitaxy.graph.nearest import TIE_STEP
 from epitaxy.graph.periodic import DISTANCE_TOLERANCE, MAX_IMAGES, REACH_MARGIN, SHORTEST
 from epitaxy.graph.spec import GraphSpec
@@ -27,21 +26,12 @@ def builds_on_device(spec: GraphSpec) -> bool:
     return spec.rule in ("radius", "nearest") and plain
 
 
-def build_edges_on_device(
-    spec: GraphSpec,
-    positions: Float64[Tensor, "atoms 3"],
-    cells: Float64[Tensor, "graphs 3 3"],
-    pbc: Bool[Tensor, "graphs 3"],
-    num_atoms: Int64[Tensor, " graphs"],
-) -> Graph:
-    """Returns the edges that ``spec`` asks for, on the device of ``positions``.
+def build_edges_on_device(geometry: Geometry, spec: GraphSpec) -> Graph:
+    """Returns the edges that ``spec`` asks for, on the device of ``geometry``.
 
     Args:
+        geometry: Coordinates of a batch; see ``collate.geometry``.
         spec: Rule ``radius`` or ``nearest``, without line graph, reverse edges or padding.
-        positions: Cartesian, Å.
-        cells: Lattice vectors as rows, Å; rows along non-periodic axes are not looked at.
-        pbc: Which lattice vectors are periodic.
-        num_atoms: Atoms of each crystal.
 
     Raises:
         ConfigError: If the rule is another one.
@@ -52,14 +42,15 @@ def build_edges_on_device(
             f"edges for {spec} are built on the host; set compute.edges=host, or choose an encoder "
             "with a plain radius or nearest-neighbour graph"
         )
-    search = _Search(spec, positions, cells, pbc, num_atoms)
+    search = _Search(geometry, spec.cutoff)
     parts = [search.edges(*bounds) for bounds in search.chunks()]
     source, target, shifts = (torch.cat(columns) for columns in zip(*parts, strict=True))
     if spec.max_images is not None:
         near = (shifts.abs() <= spec.max_images).all(1)
         source, target, shifts = source[near], target[near], shifts[near]
     if spec.max_neighbors is not None:
-        kept = _nearest(spec, positions, search.lattice, search.graph_index, source, target, shifts)
+        distances = search.distances(source, target, shifts)
+        kept = _nearest(spec, distances, target, len(geometry.positions))
         source, target, shifts = source[kept], target[kept], shifts[kept]
     return Graph(source, target, shifts.to(torch.int32))
 
@@ -67,19 +58,18 @@ def build_edges_on_device(
 class _Search:
     """Crystals made ready: atoms wrapped into their cells, images that can matter counted."""
 
-    def __init__(
-        self, spec: GraphSpec, positions: Tensor, cells: Tensor, pbc: Tensor, num_atoms: Tensor
-    ) -> None:
-        self._cutoff = spec.cutoff
+    def __init__(self, geometry: Geometry, cutoff: float) -> None:
+        self._cutoff, self._positions = cutoff, geometry.positions
+        pbc, num_atoms = geometry.pbc, geometry.num_atoms
         self.graph_index = torch.repeat_interleave(num_atoms)
-        self.lattice = torch.where(pbc.unsqueeze(-1), cells, torch.zeros_like(cells))
-        # The pseudo-inverse of the periodic rows: its columns are the dual vectors.
+        self.lattice = geometry.cell * pbc.unsqueeze(-1)
+        # The columns of the pseudo-inverse are the dual vectors, those of zero rows only nearly 0.
         dual = torch.linalg.pinv(self.lattice) * pbc.unsqueeze(1)
-        self._reach = (spec.cutoff * dual.norm(dim=1) + REACH_MARGIN) * pbc
-        fractions = torch.einsum("ae,aek->ak", positions, dual[self.graph_index])
+        self._reach = (cutoff * dual.norm(dim=1) + REACH_MARGIN) * pbc
+        fractions = torch.einsum("ae,aek->ak", self._positions, dual[self.graph_index])
         self._wraps = torch.floor(fractions)
         moved = torch.einsum("ak,ake->ae", self._wraps, self.lattice[self.graph_index])
-        self._wrapped, self._fractions = positions - moved, fractions - self._wraps
+        self._wrapped, self._fractions = self._positions - moved, fractions - self._wraps
         self._counts = torch.where(pbc, torch.floor(2 * self._reach) + 1, 1.0).to(torch.int64)
         self._images = self._counts.prod(1)
         self._num_atoms = num_atoms
@@ -87,7 +77,7 @@ class _Search:
         if len(num_atoms) and int((self._images * num_atoms).max()) > MAX_IMAGES:
             graph = int((self._images * num_atoms).argmax())
             raise RecordError(
-                f"crystal {graph} of the batch: the cutoff of {spec.cutoff} Å would need more than "
+                f"crystal {graph} of the batch: the cutoff of {cutoff} Å would need more than "
                 f"{MAX_IMAGES:.0e} periodic images per atom; check the units of the cell (Å) or "
                 "lower the cutoff"
             )
@@ -137,6 +127,12 @@ class _Search:
         shifts = image[inside] + self._wraps[target] - self._wraps[source]
         return source, target, shifts.to(torch.int64)
 
+    def distances(self, source: Tensor, target: Tensor, shifts: Tensor) -> Tensor:
+        """Returns the lengths of edges, Å."""
+        lattice = self.lattice[self.graph_index[target]]
+        offset = torch.einsum("ek,ekc->ec", shifts.to(lattice.dtype), lattice)
+        return (self._positions[source] + offset - self._positions[target]).norm(dim=1)
+
 
 def _counting(counts: Tensor) -> Tensor:
     """Returns 0, 1, … for each count, one after the other."""
@@ -145,29 +141,19 @@ def _counting(counts: Tensor) -> Tensor:
     return torch.arange(len(first), device=counts.device) - first
 
 
-def _nearest(
-    spec: GraphSpec,
-    positions: Tensor,
-    lattice: Tensor,
-    graph_index: Tensor,
-    source: Tensor,
-    target: Tensor,
-    shifts: Tensor,
-) -> Tensor:
+def _nearest(spec: GraphSpec, distances: Tensor, target: Tensor, num_atoms: int) -> Tensor:
     """Returns the indices of the edges that stay, in the order of the rule."""
     limit = spec.max_neighbors or 0
-    offset = torch.einsum("ek,ekc->ec", shifts.to(lattice.dtype), lattice[graph_index[target]])
-    distances = (positions[source] + offset - positions[target]).norm(dim=1)
     exact = spec.completes_shells
     keys = distances if exact else torch.round(distances / TIE_STEP)
     by_key = torch.argsort(keys, stable=True)
     order = by_key[torch.argsort(target[by_key], stable=True)]
-    sizes = torch.bincount(target, minlength=len(positions))
+    sizes = torch.bincount(target, minlength=num_atoms)
     rank = _counting(sizes)
     if not exact:
         chosen = order[rank < limit]
         return chosen if spec.rule == "nearest" else chosen.sort().values
-    last = torch.full((len(positions),), torch.inf, dtype=distances.dtype, device=source.device)
+    last = torch.full((num_atoms,), torch.inf, dtype=distances.dtype, device=target.device)
     at_limit = order[rank == limit - 1]
     last[target[at_limit]] = distances[at_limit] + spec.tie_width
     return torch.nonzero(distances <= last[target]).squeeze(1)
