@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,18 +48,20 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
     uri = ",".join(absolute(str(part)) if part else "" for part in named)
     out = absolute_output(str(config["out"]), "out")
     try:
-        manifest = convert(
-            uri,
-            out,
-            format=config["format"],
-            recipe=load_recipe(str(config["recipe"])),
-            on_error=config["on_error"],
-            checks=config["checks"],
-            symmetry=bool(config["symmetry"]),
-            workers=int(config["workers"] or min(os.cpu_count() or 1, MAX_READERS)),
-            overwrite=bool(config["overwrite"]),
-            resume=bool(config["resume"]),
-        )
+        with _readers(config) as readers:
+            manifest = convert(
+                uri,
+                out,
+                format=config["format"],
+                recipe=load_recipe(str(config["recipe"])),
+                on_error=config["on_error"],
+                checks=config["checks"],
+                symmetry=bool(config["symmetry"]),
+                workers=readers,
+                backend=config["compute"],
+                overwrite=bool(config["overwrite"]),
+                resume=bool(config["resume"]),
+            )
     except SourceError as error:
         if source is not None:
             raise
@@ -68,6 +71,21 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
 
         write_card(out, Path(out) / "card.html")
     return manifest
+
+
+@contextmanager
+def _readers(config: dict[str, Any]) -> Iterator[int]:
+    """Gives the number of processes that parse, on a Ray cluster if one is asked for."""
+    cores = min(os.cpu_count() or 1, MAX_READERS)
+    if config["compute"] != "ray":
+        yield int(config["workers"] or cores)
+        return
+    from epitaxy.train.launch import cluster
+
+    with cluster(int(config["workers"] or cores) + 1):
+        import ray
+
+        yield int(config["workers"] or max(ray.cluster_resources().get("CPU", 0.0) - 1, 1))
 
 
 def data(action: str, *overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> Any:

@@ -121,8 +121,8 @@ def run_import(
         if base is not None:
             intake.know(base.ids.tolist(), base.manifest.fields, str(base.path))
         _recall(writer, intake, done, bar)
-        items = _ticking(origin.items(done[-1].place if done else None), bar)
-        blobs = intake.blobs(_parsed(origin, items, options, done))
+        after = done[-1].place if done else None
+        blobs = intake.blobs(_parsed(origin, options, after, bar))
         shards = [milestone.shard for milestone in done]
         for shard in writer.shards(blobs, shards):
             part = writer.part(len(shards))
@@ -253,11 +253,37 @@ def batches(items: Iterable[tuple[Place, Item]]) -> Iterator[Batch]:
         yield batch
 
 
+@dataclass(frozen=True)
+class Walk:
+    """The batches behind a place; a class, to be sent to other processes."""
+
+    origin: Origin
+    after: Place | None
+
+    def __call__(self) -> Iterator[Batch]:
+        """Yields the batches."""
+        return batches(self.origin.items(self.after))
+
+
 def _parsed(
-    origin: Origin, items: Iterable[tuple[Place, Item]], options: Options, done: Sequence[Milestone]
-) -> Iterator[tuple[Batch, list[Outcome]]]:
+    origin: Origin, options: Options, after: Place | None, bar: tqdm[Any]
+) -> Iterator[tuple[Sequence[tuple[Place, Any]], list[Outcome]]]:
+    """Yields batches behind ``after`` and what became of their items."""
     work = Work(origin.parser(options.symmetry))
-    return ordered_map(work, batches(items), options.workers)
+    if options.backend == "local":
+        walked = batches(_ticking(origin.items(after), bar))
+        yield from ordered_map(work, walked, options.workers)
+        return
+    from epitaxy.data.convert_ray import ray_map
+
+    if origin.identity is None:
+        raise ConfigError(
+            "records of a program cannot be read by another process; import them with "
+            "compute=local, or write them to a file"
+        )
+    for batch, outcomes in ray_map(work, Walk(origin, after), options.workers):
+        yield batch, outcomes
+        bar.update(len(batch))
 
 
 def _ticking(items: Iterable[tuple[Place, Item]], bar: tqdm[Any]) -> Iterator[tuple[Place, Item]]:

@@ -110,7 +110,7 @@ class Intake:
         return len(self.places)
 
     def blobs(
-        self, batches: Iterable[tuple[list[tuple[Place, Any]], list[Outcome]]]
+        self, batches: Iterable[tuple[Sequence[tuple[Place, Any]], list[Outcome]]]
     ) -> Iterator[bytes]:
         """Yields the encoded records that stay.
 
