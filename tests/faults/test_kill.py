@@ -1,88 +1,86 @@
-"""SIGKILL of a Ray worker and of the driver in the middle of an epoch."""
+"""SIGKILL of workers, readers, drivers and writers; see ``kill_suite``.
+
+Three kills in one run by default, 30 in the slow suite, ``EPITAXY_KILLS`` of them on request.
+"""
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from kill_suite import KillSuite
 
-from epitaxy.data.plan import Cursor
-from epitaxy.train.launch import launch
-from epitaxy.train.logs import read_metrics
-from epitaxy.train.settings import RunSettings, to_dict
+from epitaxy.errors import CheckpointError
+from epitaxy.train import folders
+from epitaxy.train.folders import remove_leftovers, sole_writer
+from epitaxy.train.logs import surviving_consumption
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
-
-MakeSlow = Callable[..., RunSettings]
-
-
-def losses(run_dir: str | Path) -> list[float]:
-    return [line["train/loss"] for line in read_metrics(run_dir) if line["kind"] == "train"]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(make_slow: MakeSlow) -> list[float]:
-    """Loss curve of the same run in one process that nobody kills."""
-    return losses(launch(make_slow("undisturbed", backend="local")).directory)
+HOLDER = """
+import sys, time
+from pathlib import Path
+from epitaxy.train.folders import sole_writer
+with sole_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
 
 
-def test_worker_killed_in_the_middle_of_an_epoch(
-    ray_cluster: Any, make_slow: MakeSlow, undisturbed: list[float], watch: Any
+@pytest.mark.ray
+@pytest.mark.timeout(600)
+def test_a_run_survives_three_kills(tmp_path: Path) -> None:
+    """A writer between two file operations, then a worker and, restarted, everything."""
+    said: list[str] = []
+    KillSuite(tmp_path, 3, 4, said.append, moments=("worker", "file operation")).run()
+    assert len(said) == 4
+    assert "exactly once" in said[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.timeout(7200)
+def test_a_run_survives_many_kills(tmp_path: Path) -> None:
+    kills = int(os.environ.get("EPITAXY_KILLS", "30"))
+    KillSuite(tmp_path, kills, 0, lambda line: sys.stdout.write(f"{line}\n") and None).run()
+
+
+def test_a_new_start_waits_until_the_last_writer_is_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = make_slow("worker", backend="ray", workers=2, stream="ray", max_failures=2)
-    run_dir = Path(settings.directory)
-    killed: list[int] = []
-
-    def kill() -> None:
-        killed.append(watch.wait_for_steps(run_dir, attempt=1, steps=8)[1])
-        os.kill(killed[0], signal.SIGKILL)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    result = launch(settings)
-    killer.join()
-    assert len(killed) == 1
-    history = watch.check_exactly_once(run_dir)
-    assert {entry.rank for entry in history} == {0, 1}
-    assert len(list((run_dir / "consumption").glob("0002-*.jsonl"))) == 2
-    header = (run_dir / "consumption" / "0002-0000.jsonl").read_text().splitlines()[0]
-    start = Cursor.from_json(json.loads(header)["start"])
-    assert start > Cursor(0, 0)  # it went on from a checkpoint, not from the beginning
-    assert losses(result.directory) == pytest.approx(undisturbed, rel=1e-5)
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=-1)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        monkeypatch.setattr(folders, "WRITER_TIMEOUT_S", 0.2)
+        with pytest.raises(CheckpointError, match="a worker of an earlier start still writes"):
+            sole_writer(tmp_path).__enter__()
+        monkeypatch.undo()
+    finally:
+        holder.kill()
+        holder.communicate()
+    with sole_writer(tmp_path):
+        pass
 
 
-def test_driver_killed_in_the_middle_of_an_epoch(
-    make_slow: MakeSlow, undisturbed: list[float], watch: Any, tmp_path: Path
-) -> None:
-    settings = make_slow("driver", backend="ray", workers=2, stream="direct")
-    run_dir, file = Path(settings.directory), tmp_path / "settings.json"
-    file.write_text(json.dumps(to_dict(settings)))
-    command = [sys.executable, str(Path(__file__).with_name("driver.py")), str(file)]
-    environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
-    first = subprocess.Popen(command, env=environment)
-    workers = watch.wait_for_steps(run_dir, attempt=1, steps=8)
-    first.kill()
-    assert first.wait(timeout=30) == -signal.SIGKILL
-    wait_until_gone(workers)
-    again = subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
-    assert json.loads(again.stdout)["resumed"] is True
-    watch.check_exactly_once(run_dir)
-    assert losses(run_dir) == pytest.approx(undisturbed, rel=1e-5)
+def test_leftovers_of_files_and_folders_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-result.json-1234").write_text("{")
+    (tmp_path / ".tmp-best-1234").mkdir()
+    (tmp_path / ".tmp-best-1234" / "model.json").write_text("{")
+    (tmp_path / "best").mkdir()
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["best"]
 
 
-def wait_until_gone(pids: list[int]) -> None:
-    """Waits for the workers of a dead driver; they may still be writing before that."""
-    for _ in range(600):
-        if not any(Path(f"/proc/{pid}").exists() for pid in pids):
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"workers {pids} outlived their driver by a minute")
+def test_a_log_without_its_first_line_has_consumed_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "consumption"
+    folder.mkdir()
+    start = '{"start": {"epoch": 0, "step": %d}, "world": 2, "pid": 1}\n'
+    lines = '{"epoch": 0, "step": 0, "ids": ["a"]}\n{"epoch": 0, "step": 1, "ids": ["b"]}\n'
+    (folder / "0001-0000.jsonl").write_text(start % 0 + lines)
+    (folder / "0002-0000.jsonl").write_text("")
+    (folder / "0002-0001.jsonl").write_text((start % 1)[:20])
+    assert [entry.ids for entry in surviving_consumption(tmp_path)] == [("a",), ("b",)]
+    (folder / "0003-0000.jsonl").write_text(start % 1)
+    assert [entry.ids for entry in surviving_consumption(tmp_path)] == [("a",)]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from epitaxy.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
+WRITER = ".writer"
+WRITER_TIMEOUT_S = 120.0
+"""Ray ends the workers of a dead driver within seconds; a lost node may take longer."""
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
@@ -65,7 +71,41 @@ def remove_leftovers(parent: Path) -> None:
     """Removes what interrupted writes left behind in ``parent``."""
     if parent.is_dir():
         for path in parent.glob(f"{TEMPORARY}*"):
-            shutil.rmtree(path, ignore_errors=True)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Keeps everybody else from writing in ``folder`` for the time of a ``with`` block.
+
+    A driver that dies leaves workers behind for a moment, which may be writing a checkpoint while
+    the next start already reads them. The lock dies with its holder, so it is waited for.
+
+    Raises:
+        CheckpointError: If another process holds it for longer than ``WRITER_TIMEOUT_S``.
+    """
+    with (folder / WRITER).open("w") as stream:
+        deadline = time.monotonic() + WRITER_TIMEOUT_S
+        while not _locked(stream):
+            if time.monotonic() > deadline:
+                raise CheckpointError(
+                    f"a worker of an earlier start still writes in {folder} after "
+                    f"{WRITER_TIMEOUT_S:g} s; end that process (it holds {folder / WRITER}), then "
+                    "start the run again"
+                )
+            time.sleep(0.1)
+        yield
+
+
+def _locked(stream: TextIO) -> bool:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +104,10 @@ def surviving_consumption(run_dir: str | Path) -> list[Consumed]:
         attempts.setdefault(int(path.name[:4]), []).append(path)
     for _, paths in sorted(attempts.items()):
         for path in paths:
-            lines = _read_lines(path)
-            start = Cursor.from_json(next(lines)["start"])
-            history = [h for h in history if Cursor(h.epoch, h.step) < start]
+            # A process killed before its first line was whole had consumed nothing.
+            for header in islice(_read_lines(path), 1):
+                start = Cursor.from_json(header["start"])
+                history = [h for h in history if Cursor(h.epoch, h.step) < start]
         for path in paths:
             rank = int(path.stem[5:])
             for line in list(_read_lines(path))[1:]:

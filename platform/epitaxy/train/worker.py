@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from epitaxy.train import checkpoint, collective
 from epitaxy.train.assemble import Assembler
 from epitaxy.train.checkpoint import RunState
 from epitaxy.train.ema import Ema
-from epitaxy.train.folders import write_json
+from epitaxy.train.folders import sole_writer, write_json
 from epitaxy.train.logs import ConsumptionLog, MetricsLog, next_attempt
 from epitaxy.train.loop import Loop
 from epitaxy.train.parts import DTYPES, Parts, build_parts, make_optimizer, set_training
@@ -121,8 +121,14 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
 
 
 def _train(session: _Session) -> None:
+    writer = sole_writer(session.recorder.run_dir)
+    with ExitStack() as stack:
+        _together(lambda: stack.enter_context(writer) if collective.rank() == 0 else None)
+        _run(session, _resume(session))
+
+
+def _run(session: _Session, state: RunState) -> None:
     settings, recorder, parts = session.settings, session.recorder, session.parts
-    state = _resume(session)
     stepper = Stepper(
         parts.model,
         parts.objective,
