@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 import zarr
@@ -124,3 +126,68 @@ def test_what_is_no_zarr_group_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.zarr").mkdir()
     with pytest.raises(ShardError, match=r"c.zarr is damaged"):
         read_shard(tmp_path / "c.zarr", [0])
+
+
+@pytest.fixture
+def remote(records: Any, tmp_path: Path) -> Iterator[str]:
+    """A shard in a file system that is not a folder."""
+    filesystem = fsspec.filesystem("memory")
+    write_shard(tmp_path / "r.zarr", 100, [encode(record) for record in records])
+    filesystem.put(str(tmp_path / "r.zarr"), "/bucket/r.zarr", recursive=True)
+    yield "memory://bucket/r.zarr"
+    filesystem.rm("/bucket", recursive=True)
+    zarr_shard._shards.clear()
+
+
+def test_a_shard_behind_a_uri_reads_the_same(remote: str, records: Any) -> None:
+    rows = [110, 100, 104]
+    assert read_shard(remote, rows) == [encode(records[row - 100]) for row in rows]
+
+
+def test_only_the_chunks_of_the_rows_are_fetched(
+    remote: str, records: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    read = zarr_shard._Files.read
+
+    def noted(self: Any, key: str) -> bytes:
+        fetched.append(key)
+        return read(self, key)
+
+    monkeypatch.setattr(zarr_shard._Files, "read", noted)
+    read_shard(remote, [100])
+    opening = set(fetched)
+    assert "positions/c/0/0" in opening
+    assert not any(key.startswith("positions/c/2") for key in opening)
+    fetched.clear()
+    read_shard(remote, [110])
+    assert "positions/c/2/0" in fetched
+    assert not any(key.startswith(("cell/", "id/")) for key in fetched), "those are held"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("positions/zarr.json", ('"float64"', '"float32"'), "expected .* rows of f8"),
+        ("cell/zarr.json", ("    11,", "    1000000000000,"), "expected 11 rows of f8"),
+        ("positions/zarr.json", ('"crc32c"', '"gzip"'), "zarr"),
+    ],
+)
+def test_metadata_that_lie_are_refused(
+    remote: str, file: str, change: tuple[str, str], message: str
+) -> None:
+    filesystem = fsspec.filesystem("memory")
+    text = filesystem.cat_file(f"/bucket/r.zarr/{file}").decode()
+    assert change[0] in text
+    filesystem.pipe_file(f"/bucket/r.zarr/{file}", text.replace(*change).encode())
+    with pytest.raises(ShardError, match=message):
+        read_shard(remote, [100])
+
+
+def test_a_chunk_that_was_changed_on_the_way_is_refused(remote: str) -> None:
+    filesystem = fsspec.filesystem("memory")
+    content = bytearray(filesystem.cat_file("/bucket/r.zarr/positions/c/0/0"))
+    content[len(content) // 2] ^= 1
+    filesystem.pipe_file("/bucket/r.zarr/positions/c/0/0", bytes(content))
+    with pytest.raises(ShardError, match="checksum of chunk positions/c/0/0 does not match"):
+        read_shard(remote, [100])

@@ -39,6 +39,7 @@ _MAGIC = b"EPXR"
 _PACK_MAGIC = b"EPXP"
 _PACK_HEADER = struct.Struct("<4sII4x")
 _PER_ATOM = 0x80
+_FILL = [bytes(-size % 8) for size in range(8)]
 _PBC = tuple(np.array([bool(bits >> axis & 1) for axis in range(3)]) for bits in range(8))
 for _flags in _PBC:
     _flags.setflags(write=False)
@@ -53,25 +54,72 @@ def encode(record: CrystalRecord) -> bytes:
         RecordError: If an id, a name or a unit is too long for its length field.
     """
     names = sorted(record.labels)
-    parts = [record.cell.tobytes(), record.positions.tobytes(), record.numbers.tobytes()]
+    labels = [record.labels[name] for name in names]
     try:
-        identity = record.id.encode()
-        group = b"" if record.group == record.id else record.group.encode()
-        schema = b"".join(_schema_entry(record.labels[name].field(name)) for name in names)
-        parts += [identity, group, schema]
-        parts.append(_fill(_HEADER.size + sum(map(len, parts))))
-        for name in names:
-            value = record.labels[name].value
-            parts += [value.tobytes(), _fill(value.nbytes)]
-        length = _HEADER.size + sum(map(len, parts))
-        bits = sum(bool(flag) << axis for axis, flag in enumerate(record.pbc))
-        counts = (length, record.num_atoms, len(schema), len(identity), len(group), 0)
-        header = _HEADER.pack(_MAGIC, FORMAT, bits, 0, *counts)
+        return join_record(
+            record.cell.tobytes(),
+            record.positions.tobytes(),
+            record.numbers.tobytes(),
+            pbc_bits(record.pbc),
+            record.id.encode(),
+            record.group.encode(),
+            schema_of([label.field(name) for name, label in zip(names, labels, strict=True)]),
+            [label.value.tobytes() for label in labels],
+        )
     except (struct.error, UnicodeEncodeError) as error:
         raise RecordError(f"record {record.id[:80]!r} cannot be stored: {error}") from error
-    blob = bytearray(b"".join([header, *parts]))
-    struct.pack_into("<I", blob, 8, _checksum(blob))
-    return bytes(blob)
+
+
+def join_record(
+    cell: Blob,
+    positions: Blob,
+    numbers: Blob,
+    bits: int,
+    identity: Blob,
+    group: Blob,
+    schema: Blob,
+    values: Sequence[Blob],
+) -> bytes:
+    """Returns the encoded record that consists of these bytes.
+
+    Args:
+        cell: 9 f8.
+        positions: 3 f8 per atom.
+        numbers: 1 u1 per atom.
+        bits: Of ``pbc_bits``.
+        identity: UTF-8.
+        group: UTF-8.
+        schema: Of ``schema_of``, for labels sorted by name.
+        values: Of each label.
+
+    Raises:
+        struct.error: If an id, a name or a unit is too long for its length field.
+    """
+    group = b"" if group == identity else group
+    sizes = (len(schema), len(identity), len(group), 0)
+    parts = [cell, positions, numbers, identity, group, schema]
+    parts.append(_FILL[(_HEADER.size + sum(map(len, parts))) % 8])
+    for value in values:
+        parts += [value, _FILL[len(value) % 8]]
+    body = b"".join(parts)
+    counts = (_HEADER.size + len(body), len(numbers), *sizes)
+    header = _HEADER.pack(_MAGIC, FORMAT, bits, 0, *counts)
+    checksum = zlib.crc32(body, zlib.crc32(header[_CRC_END:], zlib.crc32(header[:8])))
+    return b"".join([header[:8], checksum.to_bytes(4, "little"), header[_CRC_END:], body])
+
+
+def pbc_bits(pbc: np.ndarray) -> int:
+    """Returns three flags as the bits of one number."""
+    return sum(bool(flag) << axis for axis, flag in enumerate(pbc))
+
+
+def schema_of(fields: Sequence[LabelField]) -> bytes:
+    """Returns the description of labels that are sorted by name.
+
+    Raises:
+        struct.error: If a name or a unit is too long for its length field.
+    """
+    return b"".join(map(_schema_entry, fields))
 
 
 def decode(blob: Blob) -> CrystalRecord:
@@ -158,7 +206,7 @@ def pack(blobs: Sequence[Blob]) -> bytes:
     """Returns many blobs as one, each starting at a multiple of 8 bytes."""
     sizes = np.array([len(blob) for blob in blobs], dtype="<u8").tobytes()
     header = _PACK_HEADER.pack(_PACK_MAGIC, len(blobs), zlib.crc32(sizes))
-    padded = [part for blob in blobs for part in (blob, _fill(len(blob)))]
+    padded = [part for blob in blobs for part in (blob, _FILL[len(blob) % 8])]
     return b"".join([header, sizes, *padded])
 
 
@@ -192,10 +240,6 @@ def _checksum(blob: Blob | bytearray) -> int:
 
 def _align(size: int) -> int:
     return size + -size % 8
-
-
-def _fill(size: int) -> bytes:
-    return bytes(-size % 8)
 
 
 @lru_cache(maxsize=1024)

@@ -20,28 +20,32 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import zarr
-from zarr.codecs import Crc32cCodec, ZstdCodec
-from zarr.storage import LocalStore
+from fsspec.core import url_to_fs
+from google_crc32c import value as crc32c
+from numcodecs.zstd import decompress
+from zarr.abc.store import Store
+from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
+from zarr.storage import FsspecStore, LocalStore
 
-from epitaxy.data.codec import assemble_label, assemble_record, decode, encode
+from epitaxy.data.codec import decode, join_record, schema_of
+from epitaxy.data.order import BLOCK
 from epitaxy.errors import EpitaxyError, ShardError
-from epitaxy.graph.record import CrystalRecord, Label, LabelField
+from epitaxy.graph.record import CrystalRecord, LabelField
 
 SUFFIX = ".zarr"
 FORMAT = 1
 
-BLOCK = 256
-"""Records that are decoded together."""
-
 _CACHED_BLOCKS = 16
 _CACHED_SHARDS = 8
 _PER_RECORD = ("atom_offsets", "cell", "pbc", "id", "id_offsets", "group", "group_offsets")
+"""Arrays that are one chunk, and read when a shard is opened."""
 
 _lock = Lock()
 _shards: OrderedDict[tuple[str, int], _Shard] = OrderedDict()
@@ -68,92 +72,215 @@ def write_shard(path: Path, first: int, blobs: Iterable[bytes]) -> int:
     return len(records)
 
 
-def read_shard(path: Path, rows: Sequence[int]) -> list[bytes]:
+def read_shard(place: Path | str, rows: Sequence[int]) -> list[bytes]:
     """Returns the encoded records of ``rows`` (numbered over the data set).
+
+    Args:
+        place: Folder of the group, or its URI (``s3://…``), of which only the chunks that hold
+            ``rows`` are fetched.
+        rows: Row numbers, in any order.
 
     Raises:
         ShardError: If the group cannot be read or lacks a row.
     """
     with _lock:
         try:
-            shard = _shard(path)
-            return [encode(shard.record(row)) for row in rows]
+            shard = _shard(place)
+            return [shard.record(row) for row in rows]
         except EpitaxyError:
             raise
         except Exception as error:  # Zarr and its codecs raise whatever a damaged file provokes
             raise ShardError(
-                f"{path} is damaged: {type(error).__name__}: {error}; prepare the data set again"
+                f"{place} is damaged: {type(error).__name__}: {error}; prepare the data set again"
             ) from error
+
+
+class _Column:
+    """One array of a group, read by whole chunks, each checked against its crc32c.
+
+    Chunks are fetched and decoded here and not by Zarr, whose machinery takes some milliseconds
+    for each. What the metadata say is checked first, so that a lie costs no memory.
+    """
+
+    def __init__(self, group: zarr.Group, files: _Files, name: str, kind: str, rows: int) -> None:
+        array: Any = group[name]
+        codecs = [type(codec) for codec in array.metadata.codecs]
+        if codecs != [BytesCodec, ZstdCodec, Crc32cCodec]:
+            raise ShardError(f"{files}: array {name!r} was not written by epitaxy")
+        if array.dtype != np.dtype(kind) or array.shape[:1] != (rows,):
+            raise ShardError(
+                f"{files} is damaged: array {name!r} has {array.shape} {array.dtype}, expected "
+                f"{rows} rows of {kind}; prepare the data set again"
+            )
+        self._step, *inner = array.chunks
+        if inner != list(array.shape[1:]) or not 0 < self._step <= max(rows, 1):
+            raise ShardError(f"{files} is damaged: array {name!r} has chunks {array.chunks}")
+        self._files, self._name, self._rows = files, name, rows
+        self.dtype, self._inner = np.dtype(kind), tuple(inner)
+        self.row_bytes = self.dtype.itemsize * prod(inner)
+        self._held: tuple[int, bytes] = (-1, b"")
+
+    def read(self, start: int = 0, stop: int | None = None) -> memoryview:
+        """Returns the bytes of rows ``start`` to ``stop``."""
+        stop = self._rows if stop is None else stop
+        if stop <= start:
+            return memoryview(b"")
+        first, last = start // self._step, (stop - 1) // self._step
+        content = b"".join(map(self._chunk, range(first, last + 1)))
+        offset = first * self._step
+        part = slice((start - offset) * self.row_bytes, (stop - offset) * self.row_bytes)
+        return memoryview(content)[part]
+
+    def array(self) -> np.ndarray:
+        """Returns all rows."""
+        return np.frombuffer(self.read(), self.dtype).reshape(-1, *self._inner)
+
+    def _chunk(self, number: int) -> bytes:
+        if self._held[0] == number:  # blocks of records and chunks of atoms do not end together
+            return self._held[1]
+        key = "/".join([self._name, "c", str(number), *("0" for _ in self._inner)])
+        stored = self._files.read(key)
+        content, checksum = stored[:-4], int.from_bytes(stored[-4:], "little")
+        if len(stored) < 4 or crc32c(content) != checksum:
+            raise ShardError(
+                f"{self._files} is damaged: the checksum of chunk {key} does not match; prepare "
+                "the data set again"
+            )
+        decoded = bytearray(self._step * self.row_bytes)
+        found = decompress(content, decoded)
+        if len(found) != len(decoded):
+            raise ShardError(f"{self._files} is damaged: chunk {key} has {len(found)} bytes")
+        self._held = (number, bytes(decoded))
+        return self._held[1]
+
+
+class _Files:
+    """The files of a group, in a folder or behind a URI."""
+
+    def __init__(self, place: Path | str) -> None:
+        self._place = place
+        if isinstance(place, str):
+            self._filesystem, self._root = url_to_fs(place)
+
+    def __str__(self) -> str:
+        return str(self._place)
+
+    def store(self) -> Store:
+        """Returns the store from which Zarr reads the metadata."""
+        if isinstance(self._place, str):
+            return FsspecStore.from_url(self._place, read_only=True)
+        return LocalStore(self._place, read_only=True)
+
+    def read(self, key: str) -> bytes:
+        """Returns a file's content."""
+        if isinstance(self._place, str):
+            content: bytes = self._filesystem.cat_file(f"{self._root}/{key}")
+            return content
+        return (self._place / key).read_bytes()
 
 
 @dataclass
 class _Block:
-    """Columns of some consecutive records: per-atom arrays start at atom ``first_atom``."""
+    """Bytes of some consecutive records: per-atom columns start at atom ``first_atom``."""
 
     first_atom: int
-    numbers: np.ndarray
-    positions: np.ndarray
-    values: Mapping[str, np.ndarray]
+    numbers: memoryview
+    positions: memoryview
+    values: Mapping[str, memoryview]
 
 
 class _Shard:
     """An open group: its per-record arrays, and the blocks decoded last."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._group = zarr.open_group(LocalStore(path, read_only=True), mode="r", zarr_format=3)
+    def __init__(self, place: Path | str) -> None:
+        self._files = _Files(place)
+        self._group = zarr.open_group(self._files.store(), mode="r", zarr_format=3)
         attributes: Any = self._group.attrs.asdict()
         if attributes["format"] > FORMAT:
             raise ShardError(
-                f"{path} has format {attributes['format']}, written by a newer epitaxy; this one "
+                f"{place} has format {attributes['format']}, written by a newer epitaxy; this one "
                 f"reads up to {FORMAT}: upgrade epitaxy"
             )
         self._first, self._count = attributes["first"], attributes["count"]
         self._fields = [
             LabelField(**{**item, "shape": tuple(item["shape"])}) for item in attributes["fields"]
         ]
-        self._columns = {name: self._read(name) for name in _PER_RECORD}
-        self._present = {f.name: self._read(f"present.{f.name}") for f in self._fields}
+        self._offsets = {
+            name: self._offsets_of(f"{name}_offsets") for name in ("atom", "id", "group")
+        }
+        atoms = int(self._offsets["atom"][-1])
+        self._texts = {
+            name: self._column(name, "u1", int(self._offsets[name][-1])).read()
+            for name in ("id", "group")
+        }
+        self._cell = self._column("cell", "f8", self._count).read()
+        pbc = self._column("pbc", "u1", self._count).array()
+        self._bits = (pbc.astype(bool) @ np.array([1, 2, 4])).tolist()
+        self._numbers = self._column("numbers", "u1", atoms)
+        self._positions = self._column("positions", "f8", atoms)
+        self._values = {
+            f.name: self._column(
+                f"value.{f.name}",
+                "f4" if f.per_atom else "f8",
+                atoms if f.per_atom else self._count,
+            )
+            for f in self._fields
+        }
+        self._present = self._label_sets()
         self._blocks: OrderedDict[int, _Block] = OrderedDict()
 
-    def record(self, row: int) -> CrystalRecord:
-        """Returns the record in ``row`` of the data set."""
+    def record(self, row: int) -> bytes:
+        """Returns the encoded record in ``row`` of the data set."""
         index = row - self._first
         if not 0 <= index < self._count:
-            raise ShardError(f"{self._path} is damaged: row {row} is missing; prepare it again")
+            raise ShardError(f"{self._files} is damaged: row {row} is missing; prepare it again")
         block = self._block(index // BLOCK)
-        start, stop = self._atoms(index, index + 1)
-        atoms = slice(start - block.first_atom, stop - block.first_atom)
-        labels: dict[str, Label] = {}
-        for field in self._fields:
-            if self._present[field.name][index]:
-                part: Any = atoms if field.per_atom else index % BLOCK
-                labels[field.name] = assemble_label(
-                    np.asarray(block.values[field.name][part]), field
-                )
-        return assemble_record(
+        start, stop = self._offsets["atom"][index : index + 2]
+        start, stop = start - block.first_atom, stop - block.first_atom
+        fields, schema = self._present[index]
+        values = []
+        for field, size in fields:
+            first, last = (start, stop) if field.per_atom else (index % BLOCK, index % BLOCK + 1)
+            values.append(block.values[field.name][first * size : last * size])
+        return join_record(
+            self._cell[72 * index : 72 * (index + 1)],
+            block.positions[24 * start : 24 * stop],
+            block.numbers[start:stop],
+            self._bits[index],
             self._text("id", index),
             self._text("group", index),
-            block.numbers[atoms],
-            block.positions[atoms],
-            self._columns["cell"][index],
-            self._columns["pbc"][index].astype(bool),
-            labels,
+            schema,
+            values,
         )
+
+    def _label_sets(self) -> list[tuple[list[tuple[LabelField, int]], bytes]]:
+        """Returns, for each record, its labels with their bytes per row, and their description."""
+        columns = [
+            self._column(f"present.{f.name}", "u1", self._count).array() for f in self._fields
+        ]
+        flags = np.array(columns, dtype=bool).reshape(len(columns), self._count).T
+        kinds, kind_of_record = np.unique(flags, axis=0, return_inverse=True)
+        sets = []
+        for kind in kinds:
+            chosen = [field for field, has in zip(self._fields, kind, strict=True) if has]
+            sizes = [(field, self._values[field.name].row_bytes) for field in chosen]
+            sets.append((sizes, schema_of(chosen)))
+        return [sets[kind] for kind in kind_of_record.reshape(-1).tolist()]
 
     def _block(self, number: int) -> _Block:
         if number in self._blocks:
             self._blocks.move_to_end(number)
             return self._blocks[number]
-        records = slice(number * BLOCK, min((number + 1) * BLOCK, self._count))
-        start, stop = self._atoms(records.start, records.stop)
-        atoms = slice(start, stop)
+        first, last = number * BLOCK, min((number + 1) * BLOCK, self._count)
+        start, stop = self._offsets["atom"][first], self._offsets["atom"][last]
         block = _Block(
             start,
-            self._read("numbers", atoms),
-            self._read("positions", atoms),
+            self._numbers.read(start, stop),
+            self._positions.read(start, stop),
             {
-                field.name: self._read(f"value.{field.name}", atoms if field.per_atom else records)
+                field.name: self._values[field.name].read(
+                    *((start, stop) if field.per_atom else (first, last))
+                )
                 for field in self._fields
             },
         )
@@ -162,23 +289,29 @@ class _Shard:
             self._blocks.popitem(last=False)
         return block
 
-    def _atoms(self, first: int, last: int) -> tuple[int, int]:
-        offsets = self._columns["atom_offsets"]
-        return int(offsets[first]), int(offsets[last])
+    def _offsets_of(self, name: str) -> list[int]:
+        offsets = self._column(name, "i8", self._count + 1).array()
+        if offsets[0] != 0 or (np.diff(offsets) < 0).any():
+            raise ShardError(f"{self._files} is damaged: array {name!r} does not rise from 0")
+        found: list[int] = offsets.tolist()
+        return found
 
-    def _text(self, name: str, index: int) -> str:
-        start, stop = self._columns[f"{name}_offsets"][index : index + 2]
-        return self._columns[name][start:stop].tobytes().decode()
+    def _text(self, name: str, index: int) -> bytes:
+        start, stop = self._offsets[name][index : index + 2]
+        return bytes(self._texts[name][start:stop])
 
-    def _read(self, name: str, part: slice = slice(None)) -> np.ndarray:
-        return np.asarray(self._group[name][part])
+    def _column(self, name: str, kind: str, rows: int) -> _Column:
+        return _Column(self._group, self._files, name, kind, rows)
 
 
-def _shard(path: Path) -> _Shard:
-    name = os.path.realpath(path)
-    key = (name, os.stat(name).st_ino)
+def _shard(place: Path | str) -> _Shard:
+    if isinstance(place, str):
+        key = (place, 0)
+    else:
+        name = os.path.realpath(place)
+        key = (name, os.stat(name).st_ino)
     if key not in _shards:
-        _shards[key] = _Shard(path)
+        _shards[key] = _Shard(place)
         while len(_shards) > _CACHED_SHARDS:
             _shards.popitem(last=False)
     _shards.move_to_end(key)
