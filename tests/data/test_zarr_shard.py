@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -165,23 +166,41 @@ def test_only_the_chunks_of_the_rows_are_fetched(
     assert not any(key.startswith(("cell/", "id/")) for key in fetched), "those are held"
 
 
-@pytest.mark.parametrize(
-    ("file", "change", "message"),
-    [
-        ("positions/zarr.json", ('"float64"', '"float32"'), "expected .* rows of f8"),
-        ("cell/zarr.json", ("    11,", "    1000000000000,"), "expected 11 rows of f8"),
-        ("positions/zarr.json", ('"crc32c"', '"gzip"'), "zarr"),
-    ],
-)
+LIES = [
+    ("positions", ('"float64"', '"float32"'), "expected .* rows of f8"),
+    ("cell", ("    11,", "    1000000000000,"), "expected 11 rows of f8"),
+    ("positions", ('"crc32c"', '"gzip"'), "not written by epitaxy"),
+]
+
+
+@pytest.mark.parametrize(("array", "change", "message"), LIES)
+@pytest.mark.parametrize("forged", [False, True])
 def test_metadata_that_lie_are_refused(
-    remote: str, file: str, change: tuple[str, str], message: str
+    remote: str, array: str, change: tuple[str, str], message: str, forged: bool
 ) -> None:
+    """An accident meets the SHA-256 of the array's metadata; a shard without one, their rules."""
     filesystem = fsspec.filesystem("memory")
-    text = filesystem.cat_file(f"/bucket/r.zarr/{file}").decode()
+    path = f"/bucket/r.zarr/{array}/zarr.json"
+    text = filesystem.cat_file(path).decode()
     assert change[0] in text
-    filesystem.pipe_file(f"/bucket/r.zarr/{file}", text.replace(*change).encode())
-    with pytest.raises(ShardError, match=message):
+    filesystem.pipe_file(path, text.replace(*change).encode())
+    if forged:
+        root = json.loads(filesystem.cat_file("/bucket/r.zarr/zarr.json"))
+        root["attributes"]["format"] = 1
+        del root["attributes"]["arrays"]
+        filesystem.pipe_file("/bucket/r.zarr/zarr.json", json.dumps(root).encode())
+    with pytest.raises(ShardError, match=message if forged else f"metadata of array '{array}'"):
         read_shard(remote, [100])
+
+
+@pytest.mark.parametrize("change", [('"eV"', '"eW"'), ('"first": 100', '"first": 101')])
+def test_attributes_that_were_changed_are_refused(remote: str, change: tuple[str, str]) -> None:
+    filesystem = fsspec.filesystem("memory")
+    text = filesystem.cat_file("/bucket/r.zarr/zarr.json").decode()
+    assert change[0] in text
+    filesystem.pipe_file("/bucket/r.zarr/zarr.json", text.replace(*change).encode())
+    with pytest.raises(ShardError, match="its attributes were changed"):
+        read_shard(remote, [101])
 
 
 def test_a_chunk_that_was_changed_on_the_way_is_refused(remote: str) -> None:

@@ -8,13 +8,17 @@ Arrays of one group (a folder), ``records`` and ``atoms`` counting over the shar
     value.<label> f8 (records, …), or f4 (atoms, …) for a label per atom; 0 where missing
     present.<label>  u1 (records)
 
-The group's attributes hold the format, the first row and each label's unit, scheme and kind.
-Chunks are compressed by zstd and carry a crc32c. Reading goes by blocks of records, a few of which
-stay decoded: fast in order, slow at random.
+The group's attributes hold the format, the first row, each label's unit, scheme and kind, the
+SHA-256 of the metadata of every array, and one of themselves. Chunks are compressed by zstd and
+carry a crc32c. So a shard that is read by ranges is checked wherever it is read. Reading goes by
+blocks of records, a few of which stay decoded: fast in order, slow at random.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,9 +34,8 @@ import zarr
 from fsspec.core import url_to_fs
 from google_crc32c import value as crc32c
 from numcodecs.zstd import decompress
-from zarr.abc.store import Store
-from zarr.codecs import BytesCodec, Crc32cCodec, ZstdCodec
-from zarr.storage import FsspecStore, LocalStore
+from zarr.codecs import Crc32cCodec, ZstdCodec
+from zarr.storage import LocalStore
 
 from epitaxy.data.codec import decode, join_record, schema_of
 from epitaxy.data.order import BLOCK
@@ -40,8 +43,10 @@ from epitaxy.errors import EpitaxyError, ShardError
 from epitaxy.graph.record import CrystalRecord, LabelField
 
 SUFFIX = ".zarr"
-FORMAT = 1
+FORMAT = 2
+"""Newest format this code reads, and the one it writes; format 1 had no SHA-256 in it."""
 
+_METADATA = "zarr.json"
 _CACHED_BLOCKS = 16
 _CACHED_SHARDS = 8
 _PER_RECORD = ("atom_offsets", "cell", "pbc", "id", "id_offsets", "group", "group_offsets")
@@ -56,19 +61,20 @@ def write_shard(path: Path, first: int, blobs: Iterable[bytes]) -> int:
     records = [decode(blob) for blob in blobs]
     fields = {name: label.field(name) for r in records for name, label in r.labels.items()}
     group = zarr.create_group(LocalStore(path), zarr_format=3)
-    group.attrs.update(
-        {
-            "format": FORMAT,
-            "first": first,
-            "count": len(records),
-            "fields": [asdict(fields[name]) for name in sorted(fields)],
-        }
-    )
     blocks = -(-len(records) // BLOCK)
-    for name, values in _columns(records, fields).items():
+    columns = _columns(records, fields)
+    for name, values in columns.items():
         # Arrays that are read block by block have as many chunks as there are blocks.
         whole = name in _PER_RECORD or name.startswith("present.")
         _write_array(group, name, values, len(values) if whole else -(-len(values) // blocks))
+    attributes: dict[str, Any] = {
+        "format": FORMAT,
+        "first": first,
+        "count": len(records),
+        "fields": [asdict(fields[name]) for name in sorted(fields)],
+        "arrays": {name: _sha256((path / name / _METADATA).read_bytes()) for name in columns},
+    }
+    group.attrs.update({**attributes, "checksum": _checksum(attributes)})
     return len(records)
 
 
@@ -102,21 +108,25 @@ class _Column:
     for each. What the metadata say is checked first, so that a lie costs no memory.
     """
 
-    def __init__(self, group: zarr.Group, files: _Files, name: str, kind: str, rows: int) -> None:
-        array: Any = group[name]
-        codecs = [type(codec) for codec in array.metadata.codecs]
-        if codecs != [BytesCodec, ZstdCodec, Crc32cCodec]:
-            raise ShardError(f"{files}: array {name!r} was not written by epitaxy")
-        if array.dtype != np.dtype(kind) or array.shape[:1] != (rows,):
+    def __init__(self, files: _Files, name: str, kind: str, rows: int, digest: str | None) -> None:
+        content = files.read(f"{name}/{_METADATA}")
+        if digest is not None and _sha256(content) != digest:
+            raise ShardError(f"{files} is damaged: the metadata of array {name!r} were changed")
+        found = json.loads(content)
+        codecs = [codec["name"] for codec in found["codecs"]]
+        if codecs != ["bytes", "zstd", "crc32c"]:
+            raise ShardError(f"{files}: array {name!r} was not written by epitaxy: {codecs}")
+        shape, dtype = found["shape"], np.dtype(kind)
+        if (shape[0], found["data_type"]) != (rows, dtype.name):
             raise ShardError(
-                f"{files} is damaged: array {name!r} has {array.shape} {array.dtype}, expected "
+                f"{files} is damaged: array {name!r} has {shape} {found['data_type']}, expected "
                 f"{rows} rows of {kind}; prepare the data set again"
             )
-        self._step, *inner = array.chunks
-        if inner != list(array.shape[1:]) or not 0 < self._step <= max(rows, 1):
-            raise ShardError(f"{files} is damaged: array {name!r} has chunks {array.chunks}")
+        self._step, *inner = found["chunk_grid"]["configuration"]["chunk_shape"]
+        if inner != shape[1:] or not 0 < self._step <= max(rows, 1):
+            raise ShardError(f"{files} is damaged: array {name!r} has chunks of {self._step} rows")
         self._files, self._name, self._rows = files, name, rows
-        self.dtype, self._inner = np.dtype(kind), tuple(inner)
+        self.dtype, self._inner = dtype, tuple(inner)
         self.row_bytes = self.dtype.itemsize * prod(inner)
         self._held: tuple[int, bytes] = (-1, b"")
 
@@ -165,12 +175,6 @@ class _Files:
     def __str__(self) -> str:
         return str(self._place)
 
-    def store(self) -> Store:
-        """Returns the store from which Zarr reads the metadata."""
-        if isinstance(self._place, str):
-            return FsspecStore.from_url(self._place, read_only=True)
-        return LocalStore(self._place, read_only=True)
-
     def read(self, key: str) -> bytes:
         """Returns a file's content."""
         if isinstance(self._place, str):
@@ -194,13 +198,15 @@ class _Shard:
 
     def __init__(self, place: Path | str) -> None:
         self._files = _Files(place)
-        self._group = zarr.open_group(self._files.store(), mode="r", zarr_format=3)
-        attributes: Any = self._group.attrs.asdict()
+        attributes = json.loads(self._files.read(_METADATA))["attributes"]
         if attributes["format"] > FORMAT:
             raise ShardError(
                 f"{place} has format {attributes['format']}, written by a newer epitaxy; this one "
                 f"reads up to {FORMAT}: upgrade epitaxy"
             )
+        if attributes["format"] > 1 and attributes.pop("checksum") != _checksum(attributes):
+            raise ShardError(f"{place} is damaged: its attributes were changed")
+        self._digests = attributes.get("arrays", {})
         self._first, self._count = attributes["first"], attributes["count"]
         self._fields = [
             LabelField(**{**item, "shape": tuple(item["shape"])}) for item in attributes["fields"]
@@ -301,7 +307,36 @@ class _Shard:
         return bytes(self._texts[name][start:stop])
 
     def _column(self, name: str, kind: str, rows: int) -> _Column:
-        return _Column(self._group, self._files, name, kind, rows)
+        return _Column(self._files, name, kind, rows, self._digests.get(name))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _checksum(attributes: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(attributes, sort_keys=True).encode())
+
+
+def _check(place: Path | str, attributes: dict[str, Any]) -> None:
+    """Refuses attributes of a newer format, and damaged ones."""
+    if attributes["format"] > FORMAT:
+        raise ShardError(
+            f"{place} has format {attributes['format']}, written by a newer epitaxy; this one "
+            f"reads up to {FORMAT}: upgrade epitaxy"
+        )
+    content = {name: value for name, value in attributes.items() if name != "crc32c"}
+    checked = "crc32c" not in attributes or attributes["crc32c"] == _checksum(content)
+    if set(content) != {"format", "first", "count", "fields"} or not checked:
+        raise ShardError(
+            f"{place} is damaged: its attributes do not match their checksum; prepare the data set "
+            "again"
+        )
+
+
+def _checksum(attributes: dict[str, Any]) -> int:
+    """Returns the crc32c of attributes, however a file lays them out."""
+    return crc32c(json.dumps(attributes, sort_keys=True).encode())
 
 
 def _shard(place: Path | str) -> _Shard:
