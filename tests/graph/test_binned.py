@@ -78,6 +78,15 @@ def test_an_open_cluster_of_thousands_agrees_with_a_tree_of_points(edges):
     assert not found.shifts.any()
 
 
+def test_a_dense_cluster_in_an_empty_box(edges, monkeypatch):
+    """The number of edges is guessed from the volume first; here the guess is far too low."""
+    positions = np.random.default_rng(0).uniform(0, 6, (600, 3))
+    record = CrystalRecord("c", np.ones(600), positions, np.eye(3) * 200)
+    found = plain_rows(edges(record, GraphSpec(cutoff=5.0)))
+    monkeypatch.setattr(binned, "LARGE", 1000)
+    assert np.array_equal(found, plain_rows(edges(record, GraphSpec(cutoff=5.0))))
+
+
 def test_large_and_small_crystals_share_a_batch(crystals, monkeypatch):
     records = [crystals.triclinic(seed, atoms) for seed, atoms in [(1, 3), (2, 20), (3, 1), (4, 9)]]
     arrays = (

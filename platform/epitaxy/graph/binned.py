@@ -2,14 +2,14 @@
 
 Atoms are sorted into bins along the lattice vectors; those within the cutoff of an atom lie in its
 own bin or at most ``spans`` bins away, where bins beyond the last one are those of the next image.
-Bins along the last axis are neighbours in memory, so the candidates of an atom are a few dozen runs
+Bins along the last axis are neighbours in memory, so the candidates of an atom are some nine runs
 of atoms.
 
-Edges are found centre by centre and written back to front: that of neighbour j seen from atom i
-becomes the edge from i in the row of j. As i rises, so do the sources in every row, and images of a
-pair are met in falling order, so that rows come out sorted without a sort.
+Edges are found atom by atom and written back to front: what atom i sees of atom j becomes the edge
+from i in the row of j. As i rises, so do the sources in every row, and images of a pair are met in
+falling order, so that rows come out sorted without a sort.
 
-These kernels call none of another file; see ``periodic`` for why.
+These kernels use nothing of another file, no constant either; see ``periodic`` for why.
 """
 
 from __future__ import annotations
@@ -30,10 +30,9 @@ from epitaxy.graph.periodic import (
     Array,
 )
 
-LARGE = 1200
+LARGE = 500
 """Atoms from which on bins are faster than trying all pairs."""
 
-_BINS_PER_CUTOFF = 2
 _BINS_PER_ATOM = 2
 
 _jit = njit(cache=True, nogil=True, fastmath={"contract"})
@@ -46,7 +45,8 @@ class Bins(NamedTuple):
     bins, (3, atoms), and ``order`` their numbers; ``starts`` is the first of each bin, ``places``
     (atoms, 3) the bin of each atom along each axis, ``wraps`` (atoms, 3) the cell it was in,
     ``counts`` and ``spans`` (3,) the number of bins and how many the cutoff reaches across,
-    ``periodic`` (3,) whether bins repeat.
+    ``periodic`` (3,) whether bins repeat. Squared distances from ``low`` (not itself) to ``high``
+    are inside, Å².
     """
 
     wrapped: Array
@@ -59,6 +59,8 @@ class Bins(NamedTuple):
     spans: Array
     periodic: Array
     lattice: Array
+    low: float
+    high: float
 
 
 def sort_into_bins(positions: Array, cell: Array, pbc: Array, cutoff: float) -> Bins | int:
@@ -82,7 +84,7 @@ def sort_into_bins(positions: Array, cell: Array, pbc: Array, cutoff: float) -> 
     wraps = np.where(pbc, np.floor(fractions), 0.0)
     if not (np.abs(wraps) <= MAX_CELLS_AWAY).all():
         return TOO_FAR_AWAY
-    counts = np.maximum(_BINS_PER_CUTOFF / reach, 1.0)
+    counts = np.maximum(1.0 / reach, 1.0)
     counts *= min(1.0, np.cbrt(_BINS_PER_ATOM * len(positions) / counts.prod()))
     counts = np.maximum(counts, 1.0).astype(np.int64)
     places = ((fractions - wraps) * counts).astype(np.int64).clip(0, counts - 1)
@@ -101,6 +103,8 @@ def sort_into_bins(positions: Array, cell: Array, pbc: Array, cutoff: float) -> 
         np.ceil(reach * counts).astype(np.int64),
         pbc,
         lattice,
+        SHORTEST**2,
+        float(cutoff) ** 2 + DISTANCE_TOLERANCE,
     )
 
 
@@ -121,59 +125,80 @@ def _coordinates(positions: Array, cell: Array, pbc: Array) -> tuple[Array, Arra
 
 
 @_jit
-def count(bins: Bins, cutoff: float) -> Array:
-    """Returns the number of edges in the row of each atom, (atoms,)."""
-    num_atoms = len(bins.order)
-    sizes = np.zeros(num_atoms, np.int64)
-    runs, origins = _room_for_runs(bins)
-    flags = np.empty(num_atoms, np.uint8)
-    for atom in range(num_atoms):
-        for run in range(_list_runs(bins, atom, runs, origins)):
-            start, stop = runs[run, 0], runs[run, 1]
-            _mark(bins.points, start, stop, origins[run], cutoff, flags)
-            for k in range(stop - start):
-                sizes[start + k] += flags[k]
-    in_order = np.empty(num_atoms, np.int64)
-    for place in range(num_atoms):
-        in_order[bins.order[place]] = sizes[place]
-    return in_order
-
-
-@_jit
-def fill(
-    bins: Bins, cutoff: float, row_offsets: Array, source: Array, target: Array, shifts: Array
-) -> None:
-    """Writes all edges with 0.01 Å < d ≤ cutoff, sorted by (target, source, shift).
+def find(bins: Bins, room: int) -> tuple[Array, Array, Array, Array]:
+    """Returns the number of edges of each atom, and all edges as ``write`` takes them.
 
     Args:
         bins: The crystal.
-        cutoff: Å.
-        row_offsets: First edge of each centre, from ``count``, (atoms + 1,).
+        room: Number of edges to expect; more are found all the same.
+    """
+    num_atoms = len(bins.order)
+    sizes, seen_offsets = np.zeros(num_atoms, np.int64), np.zeros(num_atoms + 1, np.int64)
+    centres, images = np.empty(room, np.int64), np.empty((room, 3), np.int32)
+    runs, origins = _room_for_runs(bins)
+    near = np.empty(num_atoms + 1, np.int64)
+    total = 0
+    for atom in range(num_atoms):
+        for run in range(_list_runs(bins, atom, runs, origins)):
+            number = _inside(bins, runs[run], origins[run], near)
+            if total + number > len(centres):
+                centres = np.concatenate((centres, np.empty_like(centres), near))
+                images = np.concatenate((images, np.empty((len(centres), 3), np.int32)))
+            for k in range(number):
+                centres[total + k] = near[k]
+                sizes[near[k]] += 1
+                for axis in range(3):
+                    images[total + k, axis] = runs[run, 2 + axis]
+            total += number
+        seen_offsets[atom + 1] = total
+    return sizes, seen_offsets, centres, images
+
+
+@_jit
+def write(
+    bins: Bins,
+    seen_offsets: Array,
+    centres: Array,
+    images: Array,
+    row_offsets: Array,
+    source: Array,
+    target: Array,
+    shifts: Array,
+) -> None:
+    """Writes the edges that ``find`` found, sorted by (target, source, shift).
+
+    Args:
+        bins: The crystal.
+        seen_offsets: First of what each atom sees, (atoms + 1,).
+        centres: The atoms it sees, which get an edge from it.
+        images: In which image it sees them, counted from wrapped atoms.
+        row_offsets: First edge of each centre, the sums of the sizes that ``find`` gives.
         source: Receives the neighbour of each edge.
         target: Receives the centre of each edge.
         shifts: Receives the image of the neighbour, (edges, 3).
     """
-    num_atoms = len(bins.order)
     ends = row_offsets[:-1].copy()
+    for atom in range(len(ends)):
+        for seen in range(seen_offsets[atom], seen_offsets[atom + 1]):
+            centre = centres[seen]
+            edge = ends[centre]
+            ends[centre] += 1
+            source[edge], target[edge] = atom, centre
+            for axis in range(3):
+                wrap = bins.wraps[centre, axis] - bins.wraps[atom, axis]
+                shifts[edge, axis] = wrap - images[seen, axis]
+
+
+@_jit
+def count(bins: Bins) -> int:
+    """Returns the number of edges."""
     runs, origins = _room_for_runs(bins)
-    flags = np.empty(num_atoms, np.uint8)
-    found = np.empty(num_atoms + 1, np.int64)
-    for atom in range(num_atoms):
+    near = np.empty(len(bins.order) + 1, np.int64)
+    total = 0
+    for atom in range(len(bins.order)):
         for run in range(_list_runs(bins, atom, runs, origins)):
-            start, stop = runs[run, 0], runs[run, 1]
-            _mark(bins.points, start, stop, origins[run], cutoff, flags)
-            near = 0
-            for k in range(stop - start):
-                found[near] = bins.order[start + k]
-                near += flags[k]
-            for k in range(near):
-                centre = found[k]
-                edge = ends[centre]
-                ends[centre] += 1
-                source[edge], target[edge] = atom, centre
-                for axis in range(3):
-                    wrap = bins.wraps[centre, axis] - bins.wraps[atom, axis]
-                    shifts[edge, axis] = wrap - runs[run, 2 + axis]
+            total += _inside(bins, runs[run], origins[run], near)
+    return total
 
 
 @_jit
@@ -221,12 +246,13 @@ def _list_runs(bins: Bins, atom: int, runs: Array, origins: Array) -> int:
 
 
 @_jit
-def _mark(points: Array, start: int, stop: int, origin: Array, cutoff: float, flags: Array) -> None:
-    """Flags which points of a run lie within the cutoff of ``origin``."""
-    low, high = SHORTEST**2, cutoff**2 + DISTANCE_TOLERANCE
-    x_0, y_0, z_0 = origin[0], origin[1], origin[2]
-    x, y, z = points[0, start:stop], points[1, start:stop], points[2, start:stop]
-    for k in range(len(x)):
-        d_x, d_y, d_z = x[k] - x_0, y[k] - y_0, z[k] - z_0
+def _inside(bins: Bins, run: Array, origin: Array, near: Array) -> int:
+    """Writes the atoms of a run that lie within the cutoff of ``origin``; returns how many."""
+    x, y, z = origin[0], origin[1], origin[2]
+    number = 0
+    for k in range(run[0], run[1]):
+        d_x, d_y, d_z = bins.points[0, k] - x, bins.points[1, k] - y, bins.points[2, k] - z
         squared = d_x * d_x + d_y * d_y + d_z * d_z
-        flags[k] = (squared <= high) & (squared > low)
+        near[number] = bins.order[k]
+        number += (squared <= bins.high) & (squared > bins.low)
+    return number

@@ -4,7 +4,7 @@ An edge runs from a neighbour (``source``) to a centre (``target``); every perio
 cutoff is one edge, periodic images of the centre itself included. Neighbours at exactly the cutoff
 are inside (within 1e-8 Å² of its square, pymatgen's tolerance), atoms at most 0.01 Å apart share no
 edge. Small crystals are searched by trying all pairs, which vector instructions do at a nanosecond
-each; those of more than a thousand atoms by bins (``binned``).
+each; those of hundreds of atoms by bins (``binned``).
 """
 
 from __future__ import annotations
