@@ -1,21 +1,21 @@
-"""Turns encoded records into batches: decode, views, graphs, tensors. Runs in a prefetch thread."""
+"""Turns encoded records into batches on their way to the device; runs in prefetch threads."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from epitaxy.data.codec import decode
 from epitaxy.data.stream import Share
-from epitaxy.graph.collate import collate
+from epitaxy.graph.collate import collate, geometry
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.objectives.contract import Objective
 from epitaxy.train.loop import PreparedStep
 from epitaxy.train.random import generator
-from epitaxy.train.step import Views
+from epitaxy.train.transfer import Courier, Views, courier_to
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Assembler:
         dtype: Of floating-point tensors.
         seed: Of the run.
         example: Any record: tells how many views an empty batch needs.
-        pin: Whether to use page-locked memory, for copies to a GPU.
+        courier: Sends batches ahead to the device, and builds there the graphs it says.
     """
 
     objective: Objective
@@ -38,7 +38,7 @@ class Assembler:
     dtype: torch.dtype
     seed: int
     example: CrystalRecord
-    pin: bool = False
+    courier: Courier = field(default_factory=lambda: courier_to(torch.device("cpu")))
 
     def step(self, share: Share) -> PreparedStep:
         """Returns the batches of one training step."""
@@ -58,11 +58,12 @@ class Assembler:
             for record in records
         ]
         count = len(drawn[0] if drawn else self._example_views())
-        batches = (
-            collate([views[i] for views in drawn], self.specs, self.fields, self.dtype)
-            for i in range(count)
+        several = [[views[i] for views in drawn] for i in range(count)]
+        here = tuple(spec for spec in self.specs if spec not in self.courier.specs)
+        batches = tuple(collate(records, here, self.fields, self.dtype) for records in several)
+        return self.courier.send(
+            batches, [geometry(records) for records in several if self.courier.specs]
         )
-        return tuple(batch.pin_memory() if self.pin else batch for batch in batches)
 
     def _example_views(self) -> tuple[CrystalRecord, ...]:
         rng = generator(self.seed, 0, self.example.id, "example")

@@ -229,6 +229,8 @@ class ComputeSettings:
         threads: Torch threads per worker; 0 leaves torch's default.
         prefetch: Steps prepared ahead in a worker; 0 prepares each when its turn comes.
         prefetch_threads: Threads that decode records and build graphs for them.
+        edges: Where graphs are built: by the prefetch threads (``host``), or by torch where the
+            model is (``device``), for GPUs whose host is the bottleneck.
         stall_warning: Seconds without a step's records after which a warning says what is waited
             for; 0 never warns.
         stall_timeout: Seconds after which the run ends in an error instead; 0 waits for ever.
@@ -245,6 +247,7 @@ class ComputeSettings:
     threads: int = 0
     prefetch: int = 2
     prefetch_threads: int = 1
+    edges: Literal["host", "device"] = "host"
     stall_warning: float = 30.0
     stall_timeout: float = 0.0
     address: str | None = None

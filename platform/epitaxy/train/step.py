@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from epitaxy.errors import ConfigError, EpitaxyError, NonFiniteError
-from epitaxy.graph.batch import CrystalBatch
 from epitaxy.heads.model import Model
 from epitaxy.objectives.contract import Objective
 from epitaxy.train import collective
 from epitaxy.train.ema import Ema
 from epitaxy.train.metrics import Sums
+from epitaxy.train.transfer import Views, receive
 
-Views = tuple[CrystalBatch, ...]
 LISTED_RECORDS = 32
 
 
@@ -84,8 +83,8 @@ class Stepper:
         """Trains on this rank's share of one step; every rank must call it.
 
         Args:
-            micro_batches: CPU batches of this rank, the same number on every rank; any of them
-                may be empty.
+            micro_batches: Batches of this rank on the CPU, sent ahead to the device or not; the
+                same number on every rank, and any of them may be empty.
             where: Names the step in errors, e.g. ``epoch 3, step 12``.
 
         Raises:
@@ -124,7 +123,7 @@ class Stepper:
         failure: EpitaxyError | None = None
         try:
             for views in micro_batches:
-                moved = tuple(view.to(self.device) for view in views)
+                moved = receive(views, self.device)
                 loss = torch.zeros((), device=self.device)
                 for name, term in self.objective.terms(self.model, moved).items():
                     weights[name] = term.weight

@@ -17,7 +17,7 @@ from epitaxy.train.metrics import (
     term_sums,
     weighted_loss,
 )
-from epitaxy.train.step import Views
+from epitaxy.train.transfer import Views, receive
 
 
 def validate(
@@ -67,7 +67,7 @@ def _add_batch(
 ) -> None:
     if views[0].num_graphs == 0:
         return
-    moved = tuple(view.to(device) for view in views)
+    moved = receive(views, device)
     computed = objective.terms(model, moved)
     weights.update({name: term.weight for name, term in computed.items()})
     terms.add(term_sums(computed))

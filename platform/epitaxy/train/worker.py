@@ -16,6 +16,7 @@ from epitaxy.data.plan import Cursor, Plan
 from epitaxy.data.prefetch import Patience, prefetch
 from epitaxy.data.stream import Route, Stream
 from epitaxy.errors import ConfigError, EpitaxyError
+from epitaxy.graph.device_edges import builds_on_device
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.train import checkpoint, collective
 from epitaxy.train.assemble import Assembler
@@ -28,6 +29,7 @@ from epitaxy.train.parts import DTYPES, Parts, build_parts, make_optimizer, set_
 from epitaxy.train.recorder import RunRecorder
 from epitaxy.train.settings import ComputeSettings, RunSettings, from_dict, to_dict
 from epitaxy.train.step import Stepper
+from epitaxy.train.transfer import courier_to
 from epitaxy.train.validate import validate
 
 ERROR = "error.json"
@@ -102,14 +104,15 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
     plans["train"].check(config["plan"])
     optimizer = make_optimizer(parts.model, parts.report, settings.optimizer)
     ema = Ema(parts.model, settings.loop.ema_decay) if settings.loop.ema_decay else None
+    specs = tuple(dict.fromkeys((encoder.spec, *objective.specs)))
     assembler = Assembler(
         objective,
-        tuple(dict.fromkeys((encoder.spec, *objective.specs))),
+        specs,
         tuple(dataset.fields[name] for name in objective.labels),
         DTYPES[settings.loop.precision],
         settings.seed,
         example=dataset.record(int(plans["train"].step_rows(0, 0)[0])),
-        pin=device.type == "cuda",
+        courier=courier_to(device, _specs_on_device(settings.compute, specs)),
     )
     report = _ray_report if config["ray"] else None
     recorder = RunRecorder(
@@ -278,6 +281,25 @@ def _device(compute: ComputeSettings, *, in_ray: bool) -> torch.device:
         device: torch.device = get_device()
         return device
     return torch.device("cuda", torch.cuda.current_device())
+
+
+def _specs_on_device(
+    compute: ComputeSettings, specs: tuple[GraphSpec, ...]
+) -> tuple[GraphSpec, ...]:
+    """Returns the graphs that are built where the model is.
+
+    Raises:
+        ConfigError: If one of them cannot be built there.
+    """
+    if compute.edges == "host":
+        return ()
+    for spec in specs:
+        if not builds_on_device(spec):
+            raise ConfigError(
+                "compute.edges=device builds plain radius and nearest-neighbour graphs, not "
+                f"{spec}; set compute.edges=host"
+            )
+    return specs
 
 
 def _together(action: Callable[[], T]) -> T:
