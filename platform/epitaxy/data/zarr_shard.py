@@ -16,27 +16,22 @@ blocks of records, a few of which stay decoded: fast in order, slow at random.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import accumulate
-from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import zarr
-from fsspec.core import url_to_fs
-from google_crc32c import value as crc32c
-from numcodecs.zstd import decompress
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import LocalStore
 
+from epitaxy.data.chunks import METADATA, Column, Files, sha256
 from epitaxy.data.codec import decode, join_record, schema_of
 from epitaxy.data.order import BLOCK
 from epitaxy.errors import EpitaxyError, ShardError
@@ -46,7 +41,6 @@ SUFFIX = ".zarr"
 FORMAT = 2
 """Newest format this code reads, and the one it writes; format 1 had no SHA-256 in it."""
 
-_METADATA = "zarr.json"
 _CACHED_BLOCKS = 16
 _CACHED_SHARDS = 8
 _PER_RECORD = ("atom_offsets", "cell", "pbc", "id", "id_offsets", "group", "group_offsets")
@@ -72,7 +66,7 @@ def write_shard(path: Path, first: int, blobs: Iterable[bytes]) -> int:
         "first": first,
         "count": len(records),
         "fields": [asdict(fields[name]) for name in sorted(fields)],
-        "arrays": {name: _sha256((path / name / _METADATA).read_bytes()) for name in columns},
+        "arrays": {name: sha256((path / name / METADATA).read_bytes()) for name in columns},
     }
     group.attrs.update({**attributes, "checksum": _checksum(attributes)})
     return len(records)
@@ -101,88 +95,6 @@ def read_shard(place: Path | str, rows: Sequence[int]) -> list[bytes]:
             ) from error
 
 
-class _Column:
-    """One array of a group, read by whole chunks, each checked against its crc32c.
-
-    Chunks are fetched and decoded here and not by Zarr, whose machinery takes some milliseconds
-    for each. What the metadata say is checked first, so that a lie costs no memory.
-    """
-
-    def __init__(self, files: _Files, name: str, kind: str, rows: int, digest: str | None) -> None:
-        content = files.read(f"{name}/{_METADATA}")
-        if digest is not None and _sha256(content) != digest:
-            raise ShardError(f"{files} is damaged: the metadata of array {name!r} were changed")
-        found = json.loads(content)
-        codecs = [codec["name"] for codec in found["codecs"]]
-        if codecs != ["bytes", "zstd", "crc32c"]:
-            raise ShardError(f"{files}: array {name!r} was not written by epitaxy: {codecs}")
-        shape, dtype = found["shape"], np.dtype(kind)
-        if (shape[0], found["data_type"]) != (rows, dtype.name):
-            raise ShardError(
-                f"{files} is damaged: array {name!r} has {shape} {found['data_type']}, expected "
-                f"{rows} rows of {kind}; prepare the data set again"
-            )
-        self._step, *inner = found["chunk_grid"]["configuration"]["chunk_shape"]
-        if inner != shape[1:] or not 0 < self._step <= max(rows, 1):
-            raise ShardError(f"{files} is damaged: array {name!r} has chunks of {self._step} rows")
-        self._files, self._name, self._rows = files, name, rows
-        self.dtype, self._inner = dtype, tuple(inner)
-        self.row_bytes = self.dtype.itemsize * prod(inner)
-        self._held: tuple[int, bytes] = (-1, b"")
-
-    def read(self, start: int = 0, stop: int | None = None) -> memoryview:
-        """Returns the bytes of rows ``start`` to ``stop``."""
-        stop = self._rows if stop is None else stop
-        if stop <= start:
-            return memoryview(b"")
-        first, last = start // self._step, (stop - 1) // self._step
-        content = b"".join(map(self._chunk, range(first, last + 1)))
-        offset = first * self._step
-        part = slice((start - offset) * self.row_bytes, (stop - offset) * self.row_bytes)
-        return memoryview(content)[part]
-
-    def array(self) -> np.ndarray:
-        """Returns all rows."""
-        return np.frombuffer(self.read(), self.dtype).reshape(-1, *self._inner)
-
-    def _chunk(self, number: int) -> bytes:
-        if self._held[0] == number:  # blocks of records and chunks of atoms do not end together
-            return self._held[1]
-        key = "/".join([self._name, "c", str(number), *("0" for _ in self._inner)])
-        stored = self._files.read(key)
-        content, checksum = stored[:-4], int.from_bytes(stored[-4:], "little")
-        if len(stored) < 4 or crc32c(content) != checksum:
-            raise ShardError(
-                f"{self._files} is damaged: the checksum of chunk {key} does not match; prepare "
-                "the data set again"
-            )
-        decoded = bytearray(self._step * self.row_bytes)
-        found = decompress(content, decoded)
-        if len(found) != len(decoded):
-            raise ShardError(f"{self._files} is damaged: chunk {key} has {len(found)} bytes")
-        self._held = (number, bytes(decoded))
-        return self._held[1]
-
-
-class _Files:
-    """The files of a group, in a folder or behind a URI."""
-
-    def __init__(self, place: Path | str) -> None:
-        self._place = place
-        if isinstance(place, str):
-            self._filesystem, self._root = url_to_fs(place)
-
-    def __str__(self) -> str:
-        return str(self._place)
-
-    def read(self, key: str) -> bytes:
-        """Returns a file's content."""
-        if isinstance(self._place, str):
-            content: bytes = self._filesystem.cat_file(f"{self._root}/{key}")
-            return content
-        return (self._place / key).read_bytes()
-
-
 @dataclass
 class _Block:
     """Bytes of some consecutive records: per-atom columns start at atom ``first_atom``."""
@@ -197,8 +109,8 @@ class _Shard:
     """An open group: its per-record arrays, and the blocks decoded last."""
 
     def __init__(self, place: Path | str) -> None:
-        self._files = _Files(place)
-        attributes = json.loads(self._files.read(_METADATA))["attributes"]
+        self._files = Files(place)
+        attributes = json.loads(self._files.read(METADATA))["attributes"]
         if attributes["format"] > FORMAT:
             raise ShardError(
                 f"{place} has format {attributes['format']}, written by a newer epitaxy; this one "
@@ -306,37 +218,12 @@ class _Shard:
         start, stop = self._offsets[name][index : index + 2]
         return bytes(self._texts[name][start:stop])
 
-    def _column(self, name: str, kind: str, rows: int) -> _Column:
-        return _Column(self._files, name, kind, rows, self._digests.get(name))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    def _column(self, name: str, kind: str, rows: int) -> Column:
+        return Column(self._files, name, kind, rows, self._digests.get(name))
 
 
 def _checksum(attributes: Mapping[str, Any]) -> str:
-    return _sha256(json.dumps(attributes, sort_keys=True).encode())
-
-
-def _check(place: Path | str, attributes: dict[str, Any]) -> None:
-    """Refuses attributes of a newer format, and damaged ones."""
-    if attributes["format"] > FORMAT:
-        raise ShardError(
-            f"{place} has format {attributes['format']}, written by a newer epitaxy; this one "
-            f"reads up to {FORMAT}: upgrade epitaxy"
-        )
-    content = {name: value for name, value in attributes.items() if name != "crc32c"}
-    checked = "crc32c" not in attributes or attributes["crc32c"] == _checksum(content)
-    if set(content) != {"format", "first", "count", "fields"} or not checked:
-        raise ShardError(
-            f"{place} is damaged: its attributes do not match their checksum; prepare the data set "
-            "again"
-        )
-
-
-def _checksum(attributes: dict[str, Any]) -> int:
-    """Returns the crc32c of attributes, however a file lays them out."""
-    return crc32c(json.dumps(attributes, sort_keys=True).encode())
+    return sha256(json.dumps(attributes, sort_keys=True).encode())
 
 
 def _shard(place: Path | str) -> _Shard:
