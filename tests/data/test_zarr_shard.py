@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import zarr
 
-from epitaxy.data import zarr_shard
+from epitaxy.data import chunks, zarr_shard
 from epitaxy.data.codec import encode
 from epitaxy.data.zarr_shard import read_shard, write_shard
 from epitaxy.errors import ShardError
@@ -118,8 +118,8 @@ def test_chunks_of_zeros_are_stored(
 
 
 def test_a_newer_format_is_named(path: Path) -> None:
-    zarr.open_group(path, mode="a").attrs["format"] = 2
-    with pytest.raises(ShardError, match="format 2, written by a newer epitaxy"):
+    zarr.open_group(path, mode="a").attrs["format"] = 3
+    with pytest.raises(ShardError, match="format 3, written by a newer epitaxy"):
         read_shard(path, [100])
 
 
@@ -149,13 +149,13 @@ def test_only_the_chunks_of_the_rows_are_fetched(
     remote: str, records: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetched: list[str] = []
-    read = zarr_shard._Files.read
+    read = chunks.Files.read
 
     def noted(self: Any, key: str) -> bytes:
         fetched.append(key)
         return read(self, key)
 
-    monkeypatch.setattr(zarr_shard._Files, "read", noted)
+    monkeypatch.setattr(chunks.Files, "read", noted)
     read_shard(remote, [100])
     opening = set(fetched)
     assert "positions/c/0/0" in opening
