@@ -128,3 +128,32 @@ def _compare_neighbours(found, data, name: str, lengths: np.ndarray) -> None:
         whole = shells[atom] < shells[atom, -1] if tied else np.ones(12, bool)
         mine = sorted(zip(shells[atom][whole], ours[atom][whole], strict=True))
         assert mine == sorted(zip(shells[atom][whole], theirs[atom][whole], strict=True))
+
+
+@pytest.mark.parametrize("pbc", [(1, 1, 1), (1, 0, 1), (0, 0, 0)])
+def test_of_each_other_atom_the_nearest_image(crystals, edges, distances, pbc):
+    record = crystals.triclinic(34, 5).replace(pbc=np.array(pbc, bool))
+    everything = edges(record, GraphSpec(cutoff=8.0))
+    lengths = distances(record, everything)
+    expected = []
+    for centre in range(5):
+        for other in range(5):
+            mine = np.flatnonzero((everything.target == centre) & (everything.source == other))
+            if centre != other and len(mine):
+                expected.append(mine[np.argmin(lengths[mine])])
+    found = edges(record, GraphSpec("minimum_image", 8.0))
+    assert found.source.tolist() == everything.source[expected].tolist()
+    assert found.target.tolist() == everything.target[expected].tolist()
+    assert found.shifts.tolist() == everything.shifts[expected].tolist()
+    two = edges(record, GraphSpec("minimum_image", 8.0, 2))
+    assert np.bincount(two.target).max() == 2
+
+
+def test_the_nearest_image_loses_neighbours_of_short_cells(edges):
+    """Caesium chloride at 4 Å: 8 neighbours at 3.46 Å, of which one is left; none of itself."""
+    positions = np.array([[0, 0, 0], [2.0, 2, 2]])
+    record = CrystalRecord("CsCl", [55, 17], positions, np.eye(3) * 4)
+    assert len(edges(record, GraphSpec(cutoff=3.5)).source) == 16
+    found = edges(record, GraphSpec("minimum_image", 3.5))
+    assert found.source.tolist() == [1, 0]
+    assert found.shifts.tolist() == [[-1, -1, -1], [0, 0, 0]]

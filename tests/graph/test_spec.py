@@ -9,7 +9,10 @@ from epitaxy.graph.spec import GraphSpec
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rule": "knn"}, "graph rule is 'knn'; .*composition, nearest, radius, shell"),
+        (
+            {"rule": "knn"},
+            "graph rule is 'knn'; .*composition, minimum_image, nearest, radius, shell",
+        ),
         ({"rule": "shell"}, "needs max_neighbors"),
         ({"ties": "drop"}, "graph ties is 'drop'"),
         ({"repeats": "self"}, "only meaningful with rule 'shell'"),
@@ -18,6 +21,7 @@ from epitaxy.graph.spec import GraphSpec
         ({"rule": "shell", "max_neighbors": 12, "max_images": 2}, "only meaningful"),
         ({"rule": "composition", "line_graph": True}, "no distances"),
         ({"max_neighbors": 12, "reverse": True}, "every edge runs back"),
+        ({"rule": "minimum_image", "reverse": True}, "every edge runs back"),
         ({"rule": "nearest", "max_neighbors": 4, "padded": True, "ties": "keep"}, "ties 'cut'"),
         ({"rule": "nearest", "max_neighbors": 4, "padded": True, "line_graph": True}, "no bonds"),
         ({"cutoff": 0.0}, "cutoff must be positive"),
@@ -53,6 +57,7 @@ def test_the_digest_tells_rules_apart_and_is_stable():
         GraphSpec("shell", 8.0, 12, line_graph=True),
         GraphSpec(max_images=2),
         GraphSpec(reverse=True),
+        GraphSpec("minimum_image"),
         GraphSpec("composition"),
     ]
     assert len({rule.digest() for rule in rules}) == len(rules)

@@ -118,6 +118,41 @@ def nearest_shells(
 
 
 @_jit
+def nearest_images(
+    positions: Array,
+    cells: Array,
+    graph_index: Array,
+    source: Array,
+    shifts: Array,
+    row_offsets: Array,
+    chosen: Array,
+) -> Array:
+    """Writes, of the edges between each pair of different atoms, the shortest.
+
+    Equal ones fall to the lowest image. Arguments and result are those of ``nearest``.
+    """
+    kept = np.zeros(len(positions), np.int64)
+    squares = np.empty(0)
+    total = 0
+    for atom in range(len(positions)):
+        start, stop = row_offsets[atom], row_offsets[atom + 1]
+        if stop - start > len(squares):
+            squares = np.empty(2 * (stop - start))
+        _squares(positions, cells[graph_index[atom]], atom, source, shifts, start, stop, squares)
+        shortest, previous = np.inf, -1
+        for k in range(stop - start):
+            other = source[start + k]
+            key = np.rint(np.sqrt(squares[k]) / TIE_STEP)
+            if other == atom or (other == previous and key >= shortest):
+                continue
+            total += other != previous
+            kept[atom] += other != previous
+            chosen[total - 1] = start + k
+            shortest, previous = key, other
+    return kept
+
+
+@_jit
 def _squares(
     positions: Array,
     cell: Array,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64, Int32, Int64
 
-from epitaxy.graph.nearest import nearest, nearest_shells
+from epitaxy.graph.nearest import nearest, nearest_images, nearest_shells
 from epitaxy.graph.pairs import (
     complete,
     count_bonds,
@@ -104,9 +104,11 @@ def build_edges(
 def _found(crystals: Crystals, spec: GraphSpec) -> Found:
     if spec.rule == "composition":
         return _complete(crystals)
-    if spec.rule == "radius":
+    if spec.rule in ("radius", "minimum_image"):
         cutoffs = np.full(len(crystals.cells), spec.cutoff)
         found = _within_images(all_edges(crystals, cutoffs), spec.max_images)
+        if spec.rule == "minimum_image":
+            found = _nearest_images(crystals, found)
         return found if spec.max_neighbors is None else _nearest(crystals, found, spec)[0]
     found = _nearest_of_few(crystals, spec)
     return _bonds(found, spec) if spec.rule == "shell" else found
@@ -164,6 +166,20 @@ def _nearest(
     else:
         kept = nearest(*arguments, spec.rule == "nearest", chosen, last)
     return found.take(chosen[: kept.sum()], kept), last
+
+
+def _nearest_images(crystals: Crystals, found: Found) -> Found:
+    chosen = np.empty(len(found.source) + 1, np.int64)
+    kept = nearest_images(
+        crystals.positions,
+        crystals.cells,
+        crystals.graph_index(),
+        found.source,
+        found.shifts,
+        found.row_offsets,
+        chosen,
+    )
+    return found.take(chosen[: kept.sum()], kept)
 
 
 def _nearest_of_few(crystals: Crystals, spec: GraphSpec) -> Found:

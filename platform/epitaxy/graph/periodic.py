@@ -8,7 +8,8 @@ follow it: a number that is the same for all pairs of a crystal. The images of a
 one table of steps, added to a start that depends on the pair. This holds for any cell, however
 sheared, small, long or left-handed, and for atoms anywhere.
 
-All kernels share this file because numba's cache notices changes of a kernel's own file only.
+These kernels share a file because numba's cache notices changes of a kernel's own file only:
+kernels elsewhere (``binned``, ``nearest``, ``pairs``) use nothing of this one.
 """
 
 from __future__ import annotations

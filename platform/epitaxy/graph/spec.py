@@ -9,7 +9,7 @@ from typing import Literal, get_args
 
 from epitaxy.errors import ConfigError, closest
 
-Rule = Literal["radius", "nearest", "shell", "composition"]
+Rule = Literal["radius", "nearest", "shell", "minimum_image", "composition"]
 Ties = Literal["cut", "keep"]
 Repeats = Literal["never", "self", "mutual"]
 
@@ -35,10 +35,13 @@ class GraphSpec:
             ``nearest``: the ``max_neighbors`` nearest of those (Xie & Grossman 2018);
             ``shell``: the ``max_neighbors`` nearest and all others as near as the last of them,
             within a cutoff that grows until every atom has as many, each bond in both directions
-            (Choudhary & DeCost 2021); ``composition``: all ordered pairs of the elements of a
-            composition, each with itself too (Goodall & Lee 2020).
+            (Choudhary & DeCost 2021); ``minimum_image``: of each other atom the nearest image if it
+            lies within ``cutoff``, as MatDeepLearn's ``mdl`` (neighbours are lost in cells shorter
+            than 2 ``cutoff``: for parity only); ``composition``: all ordered pairs of the elements
+            of a composition, each with itself too (Goodall & Lee 2020).
         cutoff: Radius in Å. A neighbour at exactly the cutoff counts.
-        max_neighbors: Per centre atom, nearest first; ``None`` keeps all (``radius`` only).
+        max_neighbors: Per centre atom, nearest first; ``None`` keeps all (``radius``,
+            ``minimum_image``).
         padded: With ``nearest``: atoms with fewer neighbours get extra edges to the first atom of
             their crystal at ``cutoff`` + 1 Å, as the published CGCNN does.
         ties: Where ``max_neighbors`` falls between neighbours that are equally far: ``keep`` takes
