@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from epitaxy.data.plan import Cursor
+from epitaxy.train import logs
 from epitaxy.train.logs import (
     ConsumptionLog,
     MetricsLog,
+    TimingLog,
     next_attempt,
     read_metrics,
     surviving_consumption,
@@ -69,3 +76,48 @@ def test_surviving_history_over_attempts_and_worlds(tmp_path: Path) -> None:
 def test_no_run_no_lines(tmp_path: Path) -> None:
     assert read_metrics(tmp_path) == []
     assert surviving_consumption(tmp_path) == []
+
+
+def slow(count: int, seconds: float) -> Iterator[int]:
+    for index in range(count):
+        time.sleep(seconds)
+        yield index
+
+
+def test_timing_tells_the_share_of_time_that_steps_waited_for_data(tmp_path: Path) -> None:
+    log = TimingLog(tmp_path)
+    items = log.waiting(slow(4, 0.03))
+    for index in items:
+        time.sleep(0.01)  # the step
+        if index % 2:
+            log.write({"epoch": 0, "step": index + 1, "steps": index + 1, "kind": "train"})
+    log.close()
+    first, second = map(json.loads, (tmp_path / "timing.jsonl").read_text().splitlines())
+    assert (first["steps"], second["steps"]) == (2, 4)
+    for line in (first, second):
+        assert line["seconds"] >= 0.08
+        assert 0.4 < line["data_wait"] < 1.0  # 0.75 on an idle machine
+
+
+def test_closing_the_timed_steps_closes_their_source(tmp_path: Path) -> None:
+    source, log = slow(3, 0.0), TimingLog(tmp_path)
+    items = log.waiting(source)
+    next(items)
+    items.close()
+    log.close()
+    assert next(source, "closed") == "closed"
+
+
+def test_an_epoch_that_waits_for_data_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(logs, "SLOW_EPOCH_S", 0.05)
+    log = TimingLog(tmp_path)
+    for waits, work in ((0.0, 0.08), (0.08, 0.0)):
+        caplog.clear()
+        for _ in log.waiting(slow(1, waits)):
+            time.sleep(work)
+        log.write({"epoch": 0, "step": 1, "steps": 1})
+        log.end_epoch()
+        assert ("compute.prefetch_threads" in caplog.text) == (waits > 0)
+    log.close()

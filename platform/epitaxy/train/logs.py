@@ -6,18 +6,25 @@ Both survive being killed: a resumed run first removes the lines of steps that w
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from epitaxy.data.plan import Cursor
 
 METRICS = "metrics.jsonl"
+TIMING = "timing.jsonl"
 CONSUMPTION = "consumption"
+SLOW_EPOCH_S, MUCH_WAITING = 60.0, 0.25
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class MetricsLog:
@@ -51,6 +58,58 @@ def read_metrics(run_dir: str | Path) -> list[dict[str, Any]]:
     """Returns the lines of a run's ``metrics.jsonl``; none if it has not started."""
     path = Path(run_dir) / METRICS
     return list(_read_lines(path)) if path.is_file() else []
+
+
+class TimingLog:
+    """Writes ``timing.jsonl``: how long steps took, and how much of that they waited for data.
+
+    Apart from the metrics, which are the same in every run of the same settings; one writer.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self._stream = (run_dir / TIMING).open("a", encoding="utf-8")
+        self._waited, self._since = 0.0, time.monotonic()
+        self._epoch = [0.0, 0.0]
+
+    def waiting(self, items: Generator[T, None, None]) -> Generator[T, None, None]:
+        """Yields ``items``, adding up how long each is waited for."""
+        try:
+            while True:
+                began = time.monotonic()
+                item = next(items, None)
+                self._waited += time.monotonic() - began
+                if item is None:
+                    return
+                yield item
+        finally:
+            items.close()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Adds the time since the last line, at the steps that a line of metrics counts."""
+        now = time.monotonic()
+        seconds, waited = now - self._since, self._waited
+        counters = {name: line[name] for name in ("epoch", "step", "steps")}
+        share = round(waited / max(seconds, 1e-9), 4)
+        self._stream.write(_encode({**counters, "seconds": round(seconds, 3), "data_wait": share}))
+        self._stream.flush()
+        self._waited, self._since = 0.0, now
+        self._epoch = [self._epoch[0] + seconds, self._epoch[1] + waited]
+
+    def end_epoch(self) -> None:
+        """Warns if an epoch of more than a minute spent much of it waiting for data."""
+        seconds, waited = self._epoch
+        if seconds > SLOW_EPOCH_S and waited > MUCH_WAITING * seconds:
+            logger.warning(
+                "the steps of this epoch waited %.0f %% of their time for data; raise "
+                "compute.prefetch_threads and compute.prefetch, or give the reader more CPUs",
+                100 * waited / seconds,
+            )
+        self._epoch = [0.0, 0.0]
+        self._waited, self._since = 0.0, time.monotonic()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._stream.close()
 
 
 @dataclass(frozen=True)

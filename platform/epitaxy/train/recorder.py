@@ -25,7 +25,7 @@ from epitaxy.train.checkpoint import (
 )
 from epitaxy.train.ema import Ema
 from epitaxy.train.folders import read_json, write_folder, write_json
-from epitaxy.train.logs import ConsumptionLog, MetricsLog
+from epitaxy.train.logs import ConsumptionLog, MetricsLog, TimingLog
 from epitaxy.train.loop import PreparedStep
 from epitaxy.train.parts import Parts
 from epitaxy.train.settings import RunSettings
@@ -48,6 +48,7 @@ class RunRecorder:
         identity: Goes into every checkpoint: plan and digests.
         report: Called on every rank at the end of an epoch with the metrics.
         metrics_log: On rank 0.
+        timing: On rank 0.
         consumption: On every rank, if switched on.
     """
 
@@ -59,6 +60,7 @@ class RunRecorder:
     identity: Mapping[str, Any]
     report: Callable[[dict[str, Any]], None] | None = None
     metrics_log: MetricsLog | None = None
+    timing: TimingLog | None = None
     consumption: ConsumptionLog | None = None
     run_dir: Path = field(init=False)
 
@@ -75,6 +77,8 @@ class RunRecorder:
         """Appends a line of metrics."""
         if self.metrics_log is not None:
             self.metrics_log.write(line)
+        if self.timing is not None and line["kind"] == "train":
+            self.timing.write(line)
 
     def checkpoint(self, state: RunState) -> None:
         """Writes a checkpoint."""
@@ -92,6 +96,8 @@ class RunRecorder:
 
     def epoch_end(self, state: RunState) -> None:
         """Reports the metrics of an epoch, for a sweep to judge."""
+        if self.timing is not None:
+            self.timing.end_epoch()
         if self.report is not None:
             self.report({**state.metrics, "epoch": state.epoch, "records": state.records})
 
@@ -127,7 +133,7 @@ class RunRecorder:
 
     def close(self) -> None:
         """Closes the log files."""
-        for log in (self.metrics_log, self.consumption):
+        for log in (self.metrics_log, self.timing, self.consumption):
             if log is not None:
                 log.close()
 

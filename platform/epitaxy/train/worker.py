@@ -23,7 +23,7 @@ from epitaxy.train.assemble import Assembler
 from epitaxy.train.checkpoint import RunState
 from epitaxy.train.ema import Ema
 from epitaxy.train.folders import sole_writer, write_json
-from epitaxy.train.logs import ConsumptionLog, MetricsLog, next_attempt
+from epitaxy.train.logs import ConsumptionLog, MetricsLog, TimingLog, next_attempt
 from epitaxy.train.loop import Loop
 from epitaxy.train.parts import DTYPES, Parts, build_parts, make_optimizer, set_training
 from epitaxy.train.recorder import RunRecorder
@@ -149,6 +149,8 @@ def _run(session: _Session, state: RunState) -> None:
         set_training=lambda: set_training(parts.model, parts.report),
     )
     steps = _steps(session, Cursor(state.epoch, state.step))
+    if recorder.timing is not None:
+        steps = recorder.timing.waiting(steps)
     try:
         state = loop.run(state, steps)
     finally:
@@ -186,6 +188,7 @@ def _continue_files(recorder: RunRecorder, state: RunState, folder: Path | None)
     """Removes what was undone or left half-written, and opens the metrics for appending."""
     checkpoint.tidy(recorder.run_dir, folder)
     recorder.metrics_log = MetricsLog(recorder.run_dir, state.steps)
+    recorder.timing = TimingLog(recorder.run_dir)
     return recorder.reconcile_best(state)
 
 
