@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -281,3 +282,29 @@ def test_all_checkpoints_damaged_is_an_error(make_settings: MakeSettings) -> Non
         (folder / "state.json").unlink()
     with pytest.raises(CheckpointError, match="all 2 checkpoints"):
         launch(settings)
+
+
+@pytest.mark.parametrize("file", ["optimizer.safetensors", "state.json"])
+def test_a_full_disk_ends_the_run_and_the_next_start_goes_on(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    loop = {"checkpoint_every": 2}
+    whole, settings = launch(make_settings("whole", loop=loop)), make_settings("cut", loop=loop)
+    save, write, written = checkpoint.save_file, checkpoint.write_json, []
+
+    def full(original: Callable[..., None], path: Path) -> Callable[..., None]:
+        written.append(path.name)
+        if path.name == file and written.count(file) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", lambda t, path: full(save, path)(t, path))
+        patch.setattr(checkpoint, "write_json", lambda path, d: full(write, path)(path, d))
+        with pytest.raises(CheckpointError, match=r"No space left on device.*make room there"):
+            launch(settings)
+    assert checkpoint.latest(settings.directory) is not None
+    cut = launch(settings)
+    assert cut.resumed
+    assert without_time(cut.directory) == without_time(whole.directory)
+    assert list(Path(settings.directory).rglob(".tmp-*")) == []

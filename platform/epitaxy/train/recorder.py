@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
+from epitaxy.errors import CheckpointError
 from epitaxy.train import collective
 from epitaxy.train.checkpoint import (
     BEST,
@@ -81,18 +83,25 @@ class RunRecorder:
             self.timing.write(line)
 
     def checkpoint(self, state: RunState) -> None:
-        """Writes a checkpoint."""
-        if collective.rank() == 0:
-            model = self.parts.model
-            save_checkpoint(
-                self.run_dir, state, model, self.optimizer, self.ema, self._card(state),
-                self.identity,
-            )  # fmt: skip
+        """Writes a checkpoint.
+
+        Raises:
+            CheckpointError: On every rank, if the file system refuses, say for want of space.
+        """
+        model, card = self.parts.model, self._card(state)
+        self._write(
+            lambda: save_checkpoint(
+                self.run_dir, state, model, self.optimizer, self.ema, card, self.identity
+            )
+        )
 
     def best(self, state: RunState) -> None:
-        """Keeps the present (averaged) weights as the best so far."""
-        if collective.rank() == 0:
-            self._save_model(self.run_dir / BEST, state)
+        """Keeps the present (averaged) weights as the best so far.
+
+        Raises:
+            CheckpointError: As ``checkpoint``.
+        """
+        self._write(lambda: self._save_model(self.run_dir / BEST, state))
 
     def epoch_end(self, state: RunState) -> None:
         """Reports the metrics of an epoch, for a sweep to judge."""
@@ -109,7 +118,7 @@ class RunRecorder:
         if state.best is None or _best_epoch(self.run_dir) == state.best_epoch:
             return state
         if state.step == 0 and state.best_epoch == state.epoch:
-            self.best(state)
+            self._save_model(self.run_dir / BEST, state)  # rank 0 is alone here
             return state
         logger.warning("the weights of epoch %d, the best so far, are lost", state.best_epoch - 1)
         return replace(state, best=None, stale=0)
@@ -136,6 +145,19 @@ class RunRecorder:
         for log in (self.metrics_log, self.timing, self.consumption):
             if log is not None:
                 log.close()
+
+    def _write(self, action: Callable[[], Any]) -> None:
+        """Lets rank 0 write; what it cannot do is raised everywhere, for the others would wait."""
+        error: CheckpointError | None = None
+        if collective.rank() == 0:
+            try:
+                action()
+            except (OSError, SafetensorError) as refused:
+                error = CheckpointError(
+                    f"{self.run_dir} cannot be written: {refused}. The checkpoints before are "
+                    "whole: make room there, then start the run again to go on from the last"
+                )
+        collective.raise_together(error)
 
     def _save_model(self, folder: Path, state: RunState) -> None:
         settings, parts = self.settings, self.parts
