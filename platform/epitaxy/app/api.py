@@ -8,15 +8,14 @@ stands for the reserved word.
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from epitaxy.app.compose import Composed, compose
 from epitaxy.app.overrides import render
 from epitaxy.app.paths import absolute, absolute_output, set_absolute
+from epitaxy.app.readers import readers, source_uri
 from epitaxy.errors import ConfigError, SourceError, closest
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_READERS = 8
-"""Processes that parse source files unless told otherwise."""
 REGISTRY_ACTIONS = ("list", "show", "publish", "pull", "alias", "verify")
 
 
@@ -41,14 +38,14 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
     """
     from epitaxy.data.convert import prepare as convert
     from epitaxy.data.recipe import load_recipe
+    from epitaxy.data.remote import is_uri
 
     config = _compose("prepare", overrides, options, config_dirs).require()
     source = config["source"]
-    named = source if isinstance(source, list) else str(source or "").split(",")
-    uri = ",".join(absolute(str(part)) if part else "" for part in named)
+    uri = source_uri(source)
     out = absolute_output(str(config["out"]), "out")
     try:
-        with _readers(config) as readers:
+        with readers(config) as workers:
             manifest = convert(
                 uri,
                 out,
@@ -57,7 +54,7 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
                 on_error=config["on_error"],
                 checks=config["checks"],
                 symmetry=bool(config["symmetry"]),
-                workers=readers,
+                workers=workers,
                 backend=config["compute"],
                 overwrite=bool(config["overwrite"]),
                 resume=bool(config["resume"]),
@@ -66,26 +63,11 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
         if source is not None:
             raise
         raise ConfigError(f"source=… is missing: recipe {config['recipe']} reads files") from error
-    if config["card"]:
+    if config["card"] and not is_uri(out):
         from epitaxy.report.card import write_card
 
         write_card(out, Path(out) / "card.html")
     return manifest
-
-
-@contextmanager
-def _readers(config: dict[str, Any]) -> Iterator[int]:
-    """Gives the number of processes that parse, on a Ray cluster if one is asked for."""
-    cores = min(os.cpu_count() or 1, MAX_READERS)
-    if config["compute"] != "ray":
-        yield int(config["workers"] or cores)
-        return
-    from epitaxy.train.launch import cluster
-
-    with cluster(int(config["workers"] or cores) + 1):
-        import ray
-
-        yield int(config["workers"] or max(ray.cluster_resources().get("CPU", 0.0) - 1, 1))
 
 
 def data(action: str, *overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> Any:

@@ -10,6 +10,8 @@ from epitaxy.app.help import FLAGS, leaves, show
 ACTIONS = {
     "inspect": "look into a source file nobody has a recipe for, or into a prepared data set",
     "verify": "check every checksum and every record of a prepared data set",
+    "append": "add records of a source file to a prepared data set, as its next version",
+    "copy": "copy a data set to another folder or to a URI (s3://…), or from there",
     "stats": "numbers and one HTML data card with pictures",
     "merge": "join data sets, matching structures: many properties of one crystal in one record",
     "split": "store splits and nested subsets with a data set, by id",
@@ -26,7 +28,19 @@ the physics checks of `prepare` then tell whether you were right.
 With data= it shows the manifest of a prepared data set: labels, conversions, evidence, splits.""",
     "verify": """
 Reads everything: sizes and SHA-256 of all files, the checksum of every record, and the rules that
-every record must keep. Exit code 2 names the first thing that is wrong.""",
+every record must keep. Exit code 2 names every damaged file and record.
+Reading in training checks too: each shard once in every process, or beyond 16 GB each record
+(EPITAXY_VERIFY=first_read, on_suspicion or never says which).""",
+    "append": """
+New shards and a new manifest are written, nothing older is touched: a run that reads the data set
+goes on, and Dataset.open(DATA, version=N) opens what was there before. Ids must be new, labels must
+mean what they mean already. Stored splits do not know the new records: it says how many they leave
+out. The new version appears complete or not at all; the same command goes on after a kill.""",
+    "copy": """
+data= and out= are folders or URIs: s3:// (needs s3fs), gs:// (gcsfs), az:// (adlfs), https:// (to
+read). Splits and earlier versions go along. At a URI the manifest comes last: a copy that was cut
+off is no data set, and the same command goes on with it. Training reads data=s3://… as it is: Zarr
+by ranges, LMDB shards through a cache of EPITAXY_CACHE_BYTES (64G) in HOME/cache.""",
     "stats": """
 Robust statistics of every label (median, MAD, quantiles, outliers with their ids), elements, sizes,
 densities, neighbours, and what physics says of the labels. sample= looks at that many records.""",
@@ -52,7 +66,8 @@ groups; training honours it as filter.exclude=FILE, so that a benchmark's test c
 pre-training. Without other= the splits of data= are compared with each other.""",
     "convert": """
 Records, ids and provenance stay the same; without split= and symmetry= the data digest does too.
-split=train keeps the records of a split only: NAME of a stored split as NAME:train.""",
+split=train keeps the records of a split only: NAME of a stored split as NAME:train. Records stream
+through, data= and out= may be URIs, and the same command goes on after a kill.""",
     "export": """
 format=extxyz writes every digit, so the file can be prepared again without a change; out= may end
 with .gz. format=pyg writes one file for InMemoryDataset.load, with cutoff= also its edges.""",
@@ -63,7 +78,18 @@ _EXAMPLES = {
         "epitaxy data inspect source=mine.json.gz out=mine.yaml",
         "epitaxy data inspect data=data/frames",
     ),
-    "verify": ("epitaxy data verify data=data/frames",),
+    "verify": (
+        "epitaxy data verify data=data/frames",
+        "epitaxy data verify data=s3://bucket/frames workers=8",
+    ),
+    "append": (
+        "epitaxy data append data=data/frames recipe=mattersim source=more.xyz.gz",
+        "epitaxy data append data=data/frames recipe=mine.yaml source=new/*.json on_error=skip",
+    ),
+    "copy": (
+        "epitaxy data copy data=data/frames out=s3://bucket/frames",
+        "epitaxy data copy data=https://example.org/frames out=data/frames",
+    ),
     "stats": (
         "epitaxy data stats data=data/frames out=frames.html",
         "epitaxy data stats data=data/frames sample=10000",
@@ -98,8 +124,14 @@ _EXAMPLES = {
 }
 
 _TEXT = {
-    "data": "prepared data set; for merge a list of them",
-    "source": "file or folder to look into",
+    "data": "prepared data set, a folder or a URI; for merge a list of them",
+    "source": "file or folder to read",
+    "recipe": "how to read the source: a name or a YAML file",
+    "on_error": "stop at a bad record, or skip, count and list it",
+    "checks": "labels that contradict physics: stop, report, or off",
+    "compute": "where source files are parsed: on this machine (local) or on a Ray cluster (ray)",
+    "workers": "processes that read; null: one per core, at most eight",
+    "resume": "go on with an interrupted call; false starts it from the beginning",
     "out": "file or folder to write; null: none",
     "sample": "records to look at, chosen by hash; null: all",
     "format": "lmdb or zarr; for export extxyz or pyg",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from epitaxy.app.compose import compose
 from epitaxy.app.data_help import ACTIONS
 from epitaxy.app.data_text import manifest_text, merge_text, splits_text
 from epitaxy.app.paths import absolute, absolute_output
+from epitaxy.app.readers import MAX_READERS, readers, source_uri
 from epitaxy.app.tables import columns
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.staging import replacing
@@ -67,7 +69,7 @@ def _inspect(config: dict[str, Any]) -> Done:
 
 def _verify(config: dict[str, Any]) -> Done:
     dataset = _dataset(config)
-    dataset.verify()
+    dataset.verify(workers=_workers(config), progress=True)
     shards = len(dataset.manifest.shards)
     text = f"{len(dataset)} records in {shards} shards are intact; {dataset.data_digest[:16]}"
     return Done(text, dataset.manifest)
@@ -98,10 +100,49 @@ def _convert(config: dict[str, Any]) -> Done:
         format=config["format"],
         rows=_rows(dataset, config["split"]),
         symmetry=bool(config["symmetry"]),
+        workers=_workers(config),
         overwrite=bool(config["overwrite"]),
+        resume=bool(config["resume"]),
     )
     text = f"{manifest.num_records} records as {manifest.storage}, {manifest.data_digest[:16]}"
     return Done(text, manifest)
+
+
+def _append(config: dict[str, Any]) -> Done:
+    from epitaxy.data.append import append, unassigned
+    from epitaxy.data.recipe import load_recipe
+
+    data = absolute(str(config["data"]))
+    before = len(_dataset(config))
+    with readers(config) as workers:
+        manifest = append(
+            data,
+            source_uri(config["source"]),
+            recipe=load_recipe(str(config["recipe"])),
+            on_error=config["on_error"],
+            checks=config["checks"],
+            symmetry=bool(config["symmetry"]),
+            workers=workers,
+            backend=config["compute"],
+            resume=bool(config["resume"]),
+        )
+    added = manifest.num_records - before
+    lines = [
+        f"{added} records added: version {manifest.version} has {manifest.num_records}, data "
+        f"digest {manifest.data_digest[:16]}"
+    ]
+    for name, count in unassigned(Dataset.open(data)).items():
+        lines.append(f"the split {name!r} leaves {count} records out; store it anew to deal them")
+    return Done("\n".join(lines), manifest)
+
+
+def _copy(config: dict[str, Any]) -> Done:
+    from epitaxy.data.copying import copy_data_set
+
+    out = absolute_output(str(config["out"]), "out")
+    source = absolute(str(config["data"]))
+    manifest = copy_data_set(source, out, overwrite=bool(config["overwrite"]))
+    return Done(f"{manifest.num_records} records copied to {out}", manifest)
 
 
 def _export(config: dict[str, Any]) -> Done:
@@ -251,6 +292,10 @@ def _cache(config: dict[str, Any]) -> Path:
     return Path(str(config["home"])) / "cache" / "fingerprints"
 
 
+def _workers(config: dict[str, Any]) -> int:
+    return int(config["workers"] or min(os.cpu_count() or 1, MAX_READERS))
+
+
 def _dataset(config: dict[str, Any], key: str = "data") -> Dataset:
     return Dataset.open(absolute(str(config[key])))
 
@@ -283,6 +328,8 @@ def _rows(dataset: Dataset, split: str | None) -> np.ndarray | None:
 _RUN: dict[str, Callable[[dict[str, Any]], Done]] = {
     "inspect": _inspect,
     "verify": _verify,
+    "append": _append,
+    "copy": _copy,
     "stats": _stats,
     "merge": _merge,
     "split": _split,

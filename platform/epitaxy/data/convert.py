@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import epitaxy
+from epitaxy.data.copying import destination
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.importing import PARTS, SHARD_SIZE, Imported, Options, run_import
 from epitaxy.data.intake import PLACE_ARRAYS, Intake
@@ -48,7 +49,7 @@ def prepare(
     progress: bool = True,
     provenance: Mapping[str, Any] | None = None,
 ) -> Manifest:
-    """Writes a data set folder ``out``, which appears complete or not at all.
+    """Writes a data set to ``out``, which appears complete or not at all.
 
     Records stream through; about 100 bytes of each stay in memory. An import of files that is
     killed goes on from its last finished shard when called again, and gives the same bytes.
@@ -56,14 +57,14 @@ def prepare(
     Args:
         source: What the recipe's source reads: a path, several with commas between, or a pattern
             with ``*``; or the records themselves.
-        out: Folder to make.
+        out: Folder to make, or a URI to copy it to.
         format: Kind of shards.
         recipe: How to read ``source``; needed for a path.
         on_error: ``stop`` at the first bad record, or ``skip`` it, count it and list it.
         checks: Labels that contradict physics ``stop`` the import or are ``report``ed, or ``off``.
         symmetry: Whether to add space group and crystal system to every record.
         workers: Processes that parse; a script that asks for several needs its ``__main__`` guard.
-        backend: Where they run: on this machine (``local``) or as tasks of a Ray cluster.
+        backend: Where they run: on this machine (``local``) or on a Ray cluster (``ray``).
         shard_size: Records per shard.
         overwrite: Whether a data set that is there already may be replaced.
         resume: Whether to take up an interrupted import; otherwise it starts from the beginning.
@@ -81,15 +82,27 @@ def prepare(
     options = Options(
         format, on_error, checks, symmetry, workers, shard_size, backend, resume, progress
     )
-    origin = Origin.of(source, recipe)
+    return _import(Origin.of(source, recipe), out, options, overwrite, provenance or {})
+
+
+def _import(
+    origin: Origin,
+    out: str | Path,
+    options: Options,
+    overwrite: bool,
+    provenance: Mapping[str, Any],
+) -> Manifest:
     keeping = None if origin.identity is None else holds_work
-    with staging(Path(out).resolve(), overwrite=overwrite, worth_keeping=keeping) as folder:
+    with (
+        destination(out, overwrite=overwrite) as place,
+        staging(place, overwrite=overwrite, worth_keeping=keeping) as folder,
+    ):
         imported = run_import(folder, origin, options)
-        found = judged(imported.intake.checks(), stop=checks == "stop")
-        fields = provenance_found(origin, recipe, imported.intake, found) | dict(provenance or {})
-        manifest = _finish(folder, format, imported, fields)
-        _store_splits(folder, recipe)
-    warn(manifest, recipe, Path(out))
+        found = judged(imported.intake.checks(), stop=options.checks == "stop")
+        fields = provenance_found(origin, imported.intake, found) | dict(provenance)
+        manifest = _finish(folder, options.format, imported, fields)
+        _store_splits(folder, origin.recipe)
+    warn(manifest, origin.recipe, str(out))
     return manifest
 
 
@@ -145,7 +158,7 @@ def _store_splits(folder: Path, recipe: Recipe | None) -> None:
 
 
 def provenance_found(
-    origin: Origin, recipe: Recipe | None, intake: Intake, checks: tuple[dict[str, Any], ...]
+    origin: Origin, intake: Intake, checks: tuple[dict[str, Any], ...]
 ) -> dict[str, Any]:
     """Returns where the records came from and what became of them, for the manifest."""
     found: dict[str, Any] = {
@@ -154,6 +167,7 @@ def provenance_found(
         "filtered": dict(intake.filtered),
         "checks": checks,
     }
+    recipe = origin.recipe
     if recipe is None:
         return found
     rules = recipe.fields.items()

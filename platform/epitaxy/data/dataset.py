@@ -12,16 +12,23 @@ import numpy as np
 from jaxtyping import Float64, Int64
 
 from epitaxy.data.codec import decode, record_digest
-from epitaxy.data.manifest import FileEntry, Manifest, check_content, check_size
+from epitaxy.data.integrity import Policy, check_policy, default_policy
+from epitaxy.data.manifest import (
+    REMEDY,
+    FileEntry,
+    Manifest,
+    ShardEntry,
+    check_content,
+    check_size,
+)
 from epitaxy.data.names import Names, StoredNames
-from epitaxy.data.sidecars import FOLDER as SIDECARS
+from epitaxy.data.remote import Remote, is_uri, open_remote
 from epitaxy.data.sidecars import composition, interpolate_neighbors, texts
 from epitaxy.errors import RecordError, ShardError, closest
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
 
-_VERIFY_BLOCK = 256
 _intact: set[tuple[Any, ...]] = set()
 
 
@@ -34,7 +41,7 @@ class Storage(Protocol):
         """Writes encoded records as rows ``first``, …; returns how many."""
         ...
 
-    def read_shard(self, path: Path, rows: Sequence[int]) -> list[bytes]:
+    def read_shard(self, place: Path | str, rows: Sequence[int]) -> list[bytes]:
         """Returns the encoded records of ``rows``."""
         ...
 
@@ -60,43 +67,80 @@ class Dataset:
     """A prepared data set. Cheap to pickle; every process opens files for itself, when needed.
 
     Attributes:
-        path: Its folder, absolute.
+        path: Its folder, absolute; of one behind a URI the mirror of its small files.
         manifest: What it holds.
+        verify_when: How reading checks shards: see ``open``.
+        remote: Where the shards of one behind a URI are.
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        verify_when: Policy | None = None,
+        remote: Remote | None = None,
+    ) -> None:
         self.path = path
         self.manifest = manifest
+        self.verify_when = verify_when or default_policy(manifest, remote)
+        self.remote = remote
         self._arrays: dict[str, np.ndarray] = {}
         self._files = {entry.path: entry for entry in manifest.files}
         self._firsts = np.array([shard.first for shard in manifest.shards], dtype=np.int64)
 
     @classmethod
-    def open(cls, path: str | Path) -> Dataset:
-        """Returns the data set in folder ``path``.
+    def open(
+        cls,
+        path: str | Path,
+        version: int | None = None,
+        *,
+        verify: Policy | None = None,
+        cache_bytes: int | None = None,
+    ) -> Dataset:
+        """Returns the data set in a folder or behind a URI.
+
+        Args:
+            path: The folder, or a URI such as ``s3://bucket/frames``.
+            version: Number of an earlier version of a data set that was appended to.
+            verify: When reading checks a shard: ``first_read`` hashes it whole, once in every
+                process (1 s per GB); ``on_suspicion`` compares each record with its digest and
+                hashes the shard when one differs; ``never`` trusts it. By default the first, for
+                data sets above 16 GB and behind a URI (where fetching checks) the second;
+                ``EPITAXY_VERIFY`` says otherwise.
+            cache_bytes: Of the cache of fetched shards; ``EPITAXY_CACHE_BYTES`` by default.
 
         Raises:
             ShardError: If it is missing, incomplete, damaged or of a newer format.
+            ConfigError: If there is no such version, or a URI needs another package.
         """
+        check_policy(verify)
+        if is_uri(path):
+            remote, mirror = open_remote(str(path), version, cache_bytes)
+            return cls(mirror, Manifest.load(mirror, version), verify, remote)
         folder = Path(path).resolve()
-        manifest = Manifest.load(folder)
+        manifest = Manifest.load(folder, version)
         for entry in (*manifest.shards, *manifest.files):
             check_size(folder, entry)
-        return cls(folder, manifest)
+        return cls(folder, manifest, verify)
 
     def __len__(self) -> int:
         return self.manifest.num_records
 
-    def __getstate__(self) -> tuple[Path, Manifest]:
-        return self.path, self.manifest
+    def __getstate__(self) -> tuple[Any, ...]:
+        return self.path, self.manifest, self.verify_when, self.remote
 
-    def __setstate__(self, state: tuple[Path, Manifest]) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.__init__(*state)  # type: ignore[misc]
 
     @property
     def name(self) -> str:
         """Name of its folder."""
         return self.path.name
+
+    @property
+    def location(self) -> str:
+        """Its folder or URI, to open it again."""
+        return str(self.path) if self.remote is None else self.remote.uri
 
     @property
     def data_digest(self) -> str:
@@ -129,7 +173,7 @@ class Dataset:
         return self._names("groups", "group_keys")
 
     def _names(self, name: str, keys: str) -> Names:
-        stored = f"{SIDECARS}/{keys}.npy" in self._files  # data sets of earlier versions have none
+        stored = self.has_column(keys)  # data sets of earlier versions have none
         return StoredNames(
             self._array(name),
             self._array(f"{name}_offsets"),
@@ -168,6 +212,8 @@ class Dataset:
             return self.num_atoms * spec.max_neighbors
         radii, counts = self._array("neighbor_radii"), self._array("neighbors")
         edges = interpolate_neighbors(radii, counts, spec.cutoff)
+        if spec.rule == "minimum_image":
+            edges = np.minimum(edges, self.num_atoms * (self.num_atoms - 1))
         if spec.max_neighbors is not None:
             most = self.num_atoms * spec.max_neighbors
             edges = most if spec.rule == "shell" else np.minimum(edges, most)
@@ -176,7 +222,7 @@ class Dataset:
     def largest(self, label: str) -> Float64[np.ndarray, " records"] | None:
         """Returns the largest absolute component of a label in every record, NaN where missing."""
         column = f"largest.{label}"
-        return self._array(column) if f"{SIDECARS}/{column}.npy" in self._files else None
+        return self._array(column) if self.has_column(column) else None
 
     def label_table(self, rows: np.ndarray) -> LabelTable:
         """Returns compositions and label columns of ``rows``; reads sidecars only."""
@@ -187,7 +233,7 @@ class Dataset:
             return {
                 name: np.array(self._array(column)[rows])
                 for name, column in names.items()
-                if f"{SIDECARS}/{column}.npy" in self._files
+                if self.has_column(column)
             }
 
         return LabelTable(
@@ -202,8 +248,7 @@ class Dataset:
     def read(self, rows: Sequence[int] | np.ndarray) -> list[bytes]:
         """Returns the encoded records of ``rows``, in their order; the same for every storage.
 
-        The first read of a shard in a process checks the whole shard against its checksum: about
-        1 µs per record, once. (A damaged LMDB file could otherwise end the process by SIGBUS.)
+        Shards are checked as ``open`` says.
 
         Raises:
             ShardError: If a shard is damaged or missing.
@@ -215,10 +260,8 @@ class Dataset:
         shards = np.searchsorted(self._firsts, wanted, side="right") - 1
         blobs: list[bytes] = [b""] * len(wanted)
         for index in np.unique(shards).tolist():
-            path = self.path / self.manifest.shards[index].path
             places = np.flatnonzero(shards == index)
-            _check_once(self.path, self.manifest.shards[index])
-            found = storage(self.manifest.storage).read_shard(path, wanted[places].tolist())
+            found = self._read_shard(self.manifest.shards[index], wanted[places])
             for place, blob in zip(places.tolist(), found, strict=True):
                 blobs[place] = blob
         return blobs
@@ -231,29 +274,81 @@ class Dataset:
         """Returns the record in ``row``."""
         return decode(self.read([row])[0])
 
-    def verify(self) -> None:
+    def verify(self, *, workers: int = 1, progress: bool = False) -> None:
         """Checks every file against its checksum and every record against all rules.
 
+        Args:
+            workers: Processes that read shards.
+            progress: Whether to show a progress bar (on a terminal).
+
         Raises:
-            ShardError: Naming the first file or record that is damaged.
-            RecordError: If a record breaks a rule that today's version checks.
+            ShardError: Naming every file and record that is damaged.
         """
-        for entry in (*self.manifest.shards, *self.manifest.files):
-            check_content(self.path, entry)
-        digests = [line.tobytes().hex() for line in self._array("digests")]
-        for start in range(0, len(self), _VERIFY_BLOCK):
-            rows = np.arange(start, min(start + _VERIFY_BLOCK, len(self)))
-            for row, blob in zip(rows.tolist(), self.read(rows), strict=True):
-                record = decode(blob).replace()
-                expected = (self.ids[row], self.groups[row], digests[row])
-                if (record.id, record.group, record_digest(blob)) != expected:
-                    raise ShardError(f"{self.path}: row {row} is not the record {expected[0]!r}")
-        if data_digest(self.ids.tolist(), digests) != self.data_digest:
-            raise ShardError(f"{self.path}: the records are not those of the manifest")
+        from epitaxy.data.integrity import check_everything
+
+        check_everything(self, workers=workers, progress=progress)
+
+    def _read_shard(self, shard: ShardEntry, rows: np.ndarray) -> list[bytes]:
+        """Returns records of one shard; a fetched copy that turns out damaged is fetched again."""
+        try:
+            return self._read_checked(shard, rows)
+        except ShardError:
+            if self.remote is None or not self.remote.cache.discard(shard):
+                raise
+        return self._read_checked(shard, rows)
+
+    def _read_checked(self, shard: ShardEntry, rows: np.ndarray) -> list[bytes]:
+        place: Path | str = self.path / shard.path
+        if self.remote is not None:
+            place = self.remote.place(shard, self.manifest.storage)
+        elif self.verify_when == "first_read":
+            _check_once(self.path, shard)
+        elif self.manifest.storage == "lmdb":
+            check_size(self.path, shard)  # reading behind the end of a cut file would be a SIGBUS
+        try:
+            blobs = storage(self.manifest.storage).read_shard(place, rows.tolist())
+        except ShardError:
+            self._suspect(shard)
+            raise
+        if self.verify_when == "on_suspicion":
+            self._compare(shard, place, rows, blobs)
+        return blobs
+
+    def _compare(
+        self, shard: ShardEntry, place: Path | str, rows: np.ndarray, blobs: Sequence[bytes]
+    ) -> None:
+        digests = self.digests(rows)
+        wrong = [
+            row
+            for row, blob, digest in zip(rows.tolist(), blobs, digests, strict=True)
+            if record_digest(blob) != digest.hex()
+        ]
+        if wrong:
+            self._suspect(shard)
+            raise ShardError(
+                f"{place}: row {wrong[0]} is not the record it should be (another digest); {REMEDY}"
+            )
+
+    def _suspect(self, shard: ShardEntry) -> None:
+        """Hashes a shard that gave something wrong, to say whether its file is damaged."""
+        if self.remote is None:
+            check_content(self.path, shard)
+
+    def column(self, name: str) -> np.ndarray:
+        """Returns a sidecar array, by memory map.
+
+        Raises:
+            ShardError: If there is none of that name, or it is damaged.
+        """
+        return self._array(name)
+
+    def has_column(self, column: str) -> bool:
+        """Whether there is a sidecar array of that name."""
+        return f"{self.manifest.sidecars}/{column}.npy" in self._files
 
     def _array(self, name: str) -> np.ndarray:
         if name not in self._arrays:
-            entry = self._files.get(f"{SIDECARS}/{name}.npy")
+            entry = self._files.get(f"{self.manifest.sidecars}/{name}.npy")
             if entry is None:
                 raise ShardError(f"{self.path} has no array {name!r}; prepare the data set again")
             _check_once(self.path, entry)

@@ -144,7 +144,7 @@ class Intake:
 
     def know(self, ids: Iterable[str], fields: Iterable[LabelField], file: str) -> None:
         """Takes ids and labels of the records of the data set ``file`` that is appended to."""
-        self.book.know(fields, file)
+        self.book.know(fields, f"the data set {file}")
         for row, identity in enumerate(ids):
             self._ids.add(_key(identity), row)
             self.places.append((file, row))

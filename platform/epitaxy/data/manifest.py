@@ -1,7 +1,9 @@
 """``manifest.json``: what a prepared data set holds, with a checksum for every file of it.
 
 It is part of a folder that ``prepare`` renames into place as a whole, so a folder with a manifest
-is complete and one without is not a data set.
+is complete and one without is not a data set. ``append`` makes a further version: new shards, new
+sidecar arrays, and a new manifest that takes the place of the old one, which stays as
+``manifest-VERSION.json``.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from epitaxy.errors import ShardError
+from epitaxy.errors import ConfigError, ShardError, closest
 from epitaxy.graph.record import LabelField
 
 FORMAT = 2
 """Newest format of manifest, sidecars and shards this code reads, and the one it writes."""
 
 FILE_NAME = "manifest.json"
+REMEDY = "put back an intact copy of it, or prepare the data set again"
+"""What to do about a damaged file."""
+
 _CHUNK = 1 << 20
 
 
@@ -74,6 +79,9 @@ class Manifest:
         checks: What physics says of the labels: name, verdict, statement and evidence of each.
         created: UTC time, ISO 8601.
         generator: Version of epitaxy that wrote it.
+        version: Number of this version of the data set; ``append`` makes the next.
+        parent: Data digest of the version before; empty for the first.
+        history: What earlier versions held: version, data_digest, num_records, created.
         format: Version of the layout.
     """
 
@@ -93,27 +101,50 @@ class Manifest:
     checks: tuple[Mapping[str, Any], ...] = ()
     created: str = ""
     generator: str = ""
+    version: int = 1
+    parent: str = ""
+    history: tuple[Mapping[str, Any], ...] = ()
     format: int = FORMAT
+
+    @property
+    def sidecars(self) -> str:
+        """Folder of the sidecar arrays of this version."""
+        return versioned("sidecars", self.version)
 
     def to_json(self) -> str:
         """Returns the manifest as JSON text that carries its own checksum."""
         content = json.loads(json.dumps(asdict(self)))
+        if self.version == 1:  # as it was written before there were versions
+            for name in ("version", "parent", "history"):
+                del content[name]
         content["checksum"] = _checksum(content)
         return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
-        """Returns the manifest of the data set in ``folder``.
+    def load(cls, folder: Path, version: int | None = None) -> Manifest:
+        """Returns the manifest of the data set in ``folder``: of its newest version by default.
 
         Raises:
-            ShardError: If there is none, it is damaged, or a newer version wrote it.
+            ShardError: If there is none, it is damaged, or a newer epitaxy wrote it.
+            ConfigError: If there is no such version.
         """
-        path = folder / FILE_NAME
+        newest = cls._read(folder / FILE_NAME)
+        if version in (None, newest.version):
+            return newest
+        known = [int(entry["version"]) for entry in newest.history]
+        if version not in known:
+            hint = closest(str(version), map(str, [*known, newest.version]))
+            raise ConfigError(f"{folder} has no version {version}; {hint}")
+        return cls._read(folder / file_name(version))
+
+    @classmethod
+    def _read(cls, path: Path) -> Manifest:
+        folder = path.parent
         try:
             content = json.loads(path.read_bytes())
         except (FileNotFoundError, NotADirectoryError) as error:
             raise ShardError(
-                f"{folder} is not a prepared data set: it has no {FILE_NAME} "
+                f"{folder} is not a prepared data set: it has no {path.name} "
                 "(make one with `epitaxy prepare`)"
             ) from error
         except ValueError as error:  # neither JSON nor UTF-8
@@ -149,6 +180,7 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
         "files": tuple(FileEntry(**item) for item in content["files"]),
         "conversions": tuple(content["conversions"]),
         "checks": tuple(content.get("checks", ())),
+        "history": tuple(content.get("history", ())),
         "skipped": Skipped(skipped["count"], listed),
     }
 
@@ -156,6 +188,17 @@ def _typed(content: dict[str, Any]) -> dict[str, Any]:
 def _checksum(content: Mapping[str, Any]) -> str:
     text = json.dumps(content, sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_name(version: int) -> str:
+    """Returns the file that keeps the manifest of an earlier version."""
+    return f"manifest-{version}.json"
+
+
+def versioned(name: str, version: int) -> str:
+    """Returns the name of a file or folder in a version: ``skipped-2.jsonl``."""
+    stem, dot, ending = name.partition(".")
+    return name if version == 1 else f"{stem}-{version}{dot}{ending}"
 
 
 def file_entry(folder: Path, path: Path) -> FileEntry:
@@ -186,12 +229,10 @@ def check_size(folder: Path, entry: FileEntry) -> None:
     """
     path = folder / entry.path
     if not path.exists():
-        raise ShardError(f"{path} is missing; prepare the data set again")
+        raise ShardError(f"{path} is missing; {REMEDY}")
     size = tree_bytes(path)
     if size != entry.bytes:
-        raise ShardError(
-            f"{path} is damaged: {size} bytes, expected {entry.bytes}; prepare the data set again"
-        )
+        raise ShardError(f"{path} is damaged: {size} bytes, expected {entry.bytes}; {REMEDY}")
 
 
 def check_content(folder: Path, entry: FileEntry) -> None:
@@ -203,9 +244,7 @@ def check_content(folder: Path, entry: FileEntry) -> None:
     check_size(folder, entry)
     path = folder / entry.path
     if tree_sha256(path) != entry.sha256:
-        raise ShardError(
-            f"{path} is damaged: its checksum does not match; prepare the data set again"
-        )
+        raise ShardError(f"{path} is damaged: its checksum does not match; {REMEDY}")
 
 
 def _parts(path: Path) -> list[Path]:

@@ -147,7 +147,7 @@ def _description(path: str, recipe: Recipe) -> dict[str, Any]:
     return entry
 
 
-def warn(manifest: Manifest, recipe: Recipe | None, out: Path) -> None:
+def warn(manifest: Manifest, recipe: Recipe | None, out: str) -> None:
     """Logs what the user should know about a finished data set."""
     absent = set(recipe.fields if recipe else ()) - {field.name for field in manifest.fields}
     for name in sorted(absent):
@@ -160,7 +160,7 @@ def warn(manifest: Manifest, recipe: Recipe | None, out: Path) -> None:
             manifest.skipped.count,
             manifest.num_records,
             ": ".join(manifest.skipped.listed[0]),
-            out / "skipped.jsonl",
+            f"{out}/skipped.jsonl",
         )
     found = manifest.num_records + manifest.skipped.count + sum(manifest.filtered.values())
     if recipe and recipe.size and found != recipe.size:

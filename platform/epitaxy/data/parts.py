@@ -35,6 +35,9 @@ class StoredPart(Mapping[str, np.ndarray]):
             values: np.ndarray = stored[name]
         return values
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
@@ -93,7 +96,7 @@ def _write(path: Path, passes: Sequence[Iterator[np.ndarray]]) -> None:
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, header)
         for chunk in passes[1]:
-            stream.write(np.ascontiguousarray(chunk).data)
+            stream.write(np.ascontiguousarray(chunk, dtype=sample.dtype).data)
 
 
 def _write_by_column(path: Path, parts: Sequence[Arrays]) -> None:
@@ -104,7 +107,8 @@ def _write_by_column(path: Path, parts: Sequence[Arrays]) -> None:
         np.lib.format.write_array_header_1_0(stream, header)
         for column in range(len(NEIGHBOR_RADII)):
             for part in parts:
-                stream.write(np.ascontiguousarray(part[_BY_COLUMN][:, column]).data)
+                counts = part[_BY_COLUMN][:, column]
+                stream.write(np.ascontiguousarray(counts, dtype=np.int32).data)
 
 
 def _header(

@@ -46,21 +46,57 @@ def staging(
         _check_free(out, overwrite)
         folder = _beside(out, PARTIAL if worth_keeping else f"tmp-{os.getpid()}")
         folder.mkdir(exist_ok=worth_keeping is not None)
-        try:
+        with _writing(out, folder, worth_keeping or _never):
             yield folder
             sync(folder)
             _move(folder, out)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
-                raise
-            worth_keeping = None  # the space is needed
-            raise ShardError(
-                f"{out} cannot be written: {error.strerror}; nothing was left behind. Free some "
-                "space or choose another place"
-            ) from error
-        finally:
-            if worth_keeping is None or not worth_keeping(folder):
-                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def adding(out: Path, *, worth_keeping: Callable[[Path], bool]) -> Iterator[Path]:
+    """Gives a folder beside the data set ``out`` for what will be added to it.
+
+    It is removed at the end, or after a failure if it is not worth keeping.
+
+    Raises:
+        ConfigError: If another process is writing the data set now.
+        ShardError: If the disk is full or fails.
+    """
+    with locked(out):
+        folder = _beside(out, "append")
+        folder.mkdir(exist_ok=True)
+        with _writing(out, folder, worth_keeping):
+            yield folder
+
+
+@contextmanager
+def _writing(out: Path, folder: Path, worth_keeping: Callable[[Path], bool]) -> Iterator[None]:
+    """Removes ``folder`` unless it is worth keeping, and says what a disk that fails means."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        worth_keeping = _never  # the space is needed
+        raise ShardError(
+            f"{out} cannot be written: {error.strerror}; nothing was left behind. Free some space "
+            "or choose another place"
+        ) from error
+    finally:
+        if not worth_keeping(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _never(_: Path) -> bool:
+    return False
+
+
+def remove(path: Path) -> None:
+    """Removes a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class FieldBook:
         return tuple(self._fields[name][0] for name in sorted(self._fields))
 
     def know(self, fields: Iterable[LabelField], where: str) -> None:
-        """Notes the labels of the data set ``where``."""
+        """Notes labels that are there already; ``where`` says where, for people."""
         for field in fields:
             self._fields.setdefault(field.name, (field, where))
 
