@@ -88,11 +88,14 @@ def test_edges_built_by_the_courier_are_those_of_the_host(crystals: Any, spec: G
     assert empty.graph(spec).num_edges == 0
 
 
-def test_a_run_with_edges_from_the_device_is_the_same_run(make_settings: Any) -> None:
-    on_host = launch(make_settings("host"))
-    compute = ComputeSettings(edges="device", prefetch=3, prefetch_threads=3)
-    on_device = launch(make_settings("device", compute=compute))
-    for found, expected in zip(on_device.history, on_host.history, strict=True):
+@pytest.mark.parametrize("compute", [{"edges": "device"}, {"edge_cache": 0.01}])
+def test_a_run_is_the_same_wherever_its_edges_come_from(
+    make_settings: Any, compute: dict[str, Any]
+) -> None:
+    built = launch(make_settings("built"))
+    threads = ComputeSettings(prefetch=3, prefetch_threads=3, **compute)
+    other = launch(make_settings("other", compute=threads))
+    for found, expected in zip(other.history, built.history, strict=True):
         assert {**found, "time": 0} == {**expected, "time": 0}
 
 

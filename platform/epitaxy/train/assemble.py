@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from epitaxy.data.codec import decode
+from epitaxy.data.edge_cache import EdgeCache, is_cacheable
 from epitaxy.data.stream import Share
+from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.collate import collate, geometry
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
@@ -30,6 +32,7 @@ class Assembler:
         seed: Of the run.
         example: Any record: tells how many views an empty batch needs.
         courier: Sends batches ahead to the device, and builds there the graphs it says.
+        cache: Edges of structures that were seen before, if they are kept.
     """
 
     objective: Objective
@@ -39,6 +42,7 @@ class Assembler:
     seed: int
     example: CrystalRecord
     courier: Courier = field(default_factory=lambda: courier_to(torch.device("cpu")))
+    cache: EdgeCache | None = None
 
     def step(self, share: Share) -> PreparedStep:
         """Returns the batches of one training step."""
@@ -59,11 +63,21 @@ class Assembler:
         ]
         count = len(drawn[0] if drawn else self._example_views())
         several = [[views[i] for views in drawn] for i in range(count)]
-        here = tuple(spec for spec in self.specs if spec not in self.courier.specs)
-        batches = tuple(collate(records, here, self.fields, self.dtype) for records in several)
+        batches = tuple(map(self._batch, several))
         return self.courier.send(
             batches, [geometry(records) for records in several if self.courier.specs]
         )
+
+    def _batch(self, records: Sequence[CrystalRecord]) -> CrystalBatch:
+        """Returns one batch with the graphs that are built on the host."""
+        specs = [spec for spec in self.specs if spec not in self.courier.specs]
+        kept = [spec for spec in specs if self.cache is not None and is_cacheable(spec)]
+        built = [spec for spec in specs if spec not in kept]
+        batch = collate(records, built, self.fields, self.dtype)
+        if self.cache is None or not kept:
+            return batch
+        cached = {spec: self.cache.graph(spec, records) for spec in kept}
+        return batch.replace(graphs={**batch.graphs, **cached})
 
     def _example_views(self) -> tuple[CrystalRecord, ...]:
         rng = generator(self.seed, 0, self.example.id, "example")

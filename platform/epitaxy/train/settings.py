@@ -231,6 +231,8 @@ class ComputeSettings:
         prefetch_threads: Threads that decode records and build graphs for them.
         edges: Where graphs are built: by the prefetch threads (``host``), or by torch where the
             model is (``device``), for GPUs whose host is the bottleneck.
+        edge_cache: Gigabytes of memory per worker for the edges of structures seen before; 0 builds
+            them in every epoch.
         stall_warning: Seconds without a step's records after which a warning says what is waited
             for; 0 never warns.
         stall_timeout: Seconds after which the run ends in an error instead; 0 waits for ever.
@@ -248,6 +250,7 @@ class ComputeSettings:
     prefetch: int = 2
     prefetch_threads: int = 1
     edges: Literal["host", "device"] = "host"
+    edge_cache: float = 0.0
     stall_warning: float = 30.0
     stall_timeout: float = 0.0
     address: str | None = None
@@ -255,7 +258,9 @@ class ComputeSettings:
     def __post_init__(self) -> None:
         for name in ("workers", "prefetch_threads"):
             _at_least(1, f"compute.{name}", getattr(self, name))
-        for name in ("max_failures", "threads", "prefetch", "stall_warning", "stall_timeout"):
+        for name in ("max_failures", "threads", "prefetch", "edge_cache"):
+            _at_least(0, f"compute.{name}", getattr(self, name))
+        for name in ("stall_warning", "stall_timeout"):
             _at_least(0, f"compute.{name}", getattr(self, name))
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(

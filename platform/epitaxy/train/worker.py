@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from epitaxy.data.edge_cache import EdgeCache
 from epitaxy.data.mixture import Data, open_data
 from epitaxy.data.partition import make_plans
 from epitaxy.data.plan import Cursor, Plan
@@ -113,6 +114,9 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
         settings.seed,
         example=dataset.record(int(plans["train"].step_rows(0, 0)[0])),
         courier=courier_to(device, _specs_on_device(settings.compute, specs)),
+        cache=EdgeCache(int(settings.compute.edge_cache * 1e9))
+        if settings.compute.edge_cache
+        else None,
     )
     report = _ray_report if config["ray"] else None
     recorder = RunRecorder(
