@@ -190,19 +190,24 @@ def _nearest_of_few(crystals: Crystals, spec: GraphSpec) -> Found:
     enough or, in a molecule, the radius covers everything. What is nearest does not depend on how
     far one looked.
     """
-    margin = max(spec.tie_width, 1e-6)
     most = _largest_radii(crystals, spec)
-    radii = np.minimum(_first_radii(crystals, spec), most)
-    first_atoms = crystals.atom_offsets[:-1]
-    while True:
-        found, last = _nearest(
-            crystals, _within_images(all_edges(crystals, radii), spec.max_images), spec
-        )
-        needed = np.maximum.reduceat(last, first_atoms) if len(last) else np.zeros(0)
-        short = (needed + margin > radii) & (radii < most)
-        if not short.any():
-            return found
-        radii = np.where(short, np.minimum(1.6 * radii, most), radii)
+    return _grow(crystals, spec, np.minimum(_first_radii(crystals, spec), most), most)
+
+
+def _grow(crystals: Crystals, spec: GraphSpec, radii: np.ndarray, most: np.ndarray) -> Found:
+    """Returns the nearest edges, looking as far as ``radii`` (Å), or farther up to ``most``."""
+    found, last = _nearest(
+        crystals, _within_images(all_edges(crystals, radii), spec.max_images), spec
+    )
+    needed = last + max(spec.tie_width, 1e-6)
+    lacking = np.zeros(len(radii), bool)
+    np.logical_or.at(lacking, crystals.graph_index(), needed > radii[crystals.graph_index()])
+    again = np.flatnonzero(lacking & (radii < most))
+    if not len(again):
+        return found
+    atoms = np.flatnonzero(np.isin(crystals.graph_index(), again))
+    farther = np.minimum(1.6 * radii[again], most[again])
+    return found.with_rows(atoms, _grow(crystals.some(again, atoms), spec, farther, most[again]))
 
 
 def _first_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " graphs"]:
@@ -215,8 +220,8 @@ def _first_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " g
 def _largest_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " graphs"]:
     if spec.rule == "nearest":
         return np.full(len(crystals.cells), spec.cutoff)
-    first, last = crystals.atom_offsets[:-1], crystals.positions
-    extent = np.maximum.reduceat(last, first) - np.minimum.reduceat(last, first)
+    first, positions = crystals.atom_offsets[:-1], crystals.positions
+    extent = np.maximum.reduceat(positions, first) - np.minimum.reduceat(positions, first)
     return np.where(crystals.pbc.any(axis=1), np.inf, np.linalg.norm(extent, axis=1) + 1.0)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -33,7 +32,7 @@ class Crystals:
         pbc: Which lattice vectors are periodic, (graphs, 3).
         atom_offsets: First atom of each crystal, and the number of atoms last.
         names: Ids of the crystals, for error messages.
-        first: Number of the first crystal within the batch, for error messages.
+        numbers: Which crystals of the batch these are, for error messages.
     """
 
     positions: np.ndarray
@@ -41,7 +40,7 @@ class Crystals:
     pbc: np.ndarray
     atom_offsets: np.ndarray
     names: Sequence[str] | None
-    first: int = 0
+    numbers: np.ndarray
 
     def kernel_arguments(self) -> tuple[np.ndarray, ...]:
         """Returns what every kernel takes first."""
@@ -59,7 +58,7 @@ class Crystals:
 
     def refusal(self, status: int, graph: int, cutoffs: np.ndarray) -> RecordError:
         """Returns the error that names crystal number ``graph`` and the reason."""
-        number = self.first + graph
+        number = int(self.numbers[graph])
         name = f"crystal {number} of the batch" if self.names is None else repr(self.names[number])
         reason = _REMEDY[status].format(cutoff=cutoffs[graph], limit=periodic.MAX_IMAGES)
         return RecordError(
@@ -76,10 +75,24 @@ class Crystals:
 
     def apart(self) -> Iterator[Crystals]:
         """Yields each crystal on its own."""
-        for graph, (start, stop) in enumerate(pairwise(self.atom_offsets.tolist())):
-            cell, pbc = self.cells[graph : graph + 1], self.pbc[graph : graph + 1]
-            offsets = np.array([0, stop - start])
-            yield Crystals(self.positions[start:stop], cell, pbc, offsets, self.names, graph)
+        for graph in range(len(self.cells)):
+            yield self.some(np.arange(graph, graph + 1), self.atoms_of(graph))
+
+    def atoms_of(self, graph: int) -> slice:
+        """Returns the atoms of crystal number ``graph`` here."""
+        return slice(*self.atom_offsets[graph : graph + 2].tolist())
+
+    def some(self, graphs: np.ndarray, atoms: np.ndarray | slice) -> Crystals:
+        """Returns the crystals ``graphs``, which consist of ``atoms``."""
+        sizes = np.diff(self.atom_offsets)[graphs]
+        return Crystals(
+            self.positions[atoms],
+            self.cells[graphs],
+            self.pbc[graphs],
+            np.concatenate([[0], np.cumsum(sizes)]),
+            self.names,
+            self.numbers[graphs],
+        )
 
 
 class Found(NamedTuple):
@@ -94,6 +107,21 @@ class Found(NamedTuple):
         """Returns the edges at ``chosen``, ``row_sizes`` of them per centre."""
         row_offsets = np.concatenate([[0], np.cumsum(row_sizes)]).astype(np.int64)
         return Found(self.source[chosen], self.target[chosen], self.shifts[chosen], row_offsets)
+
+    def with_rows(self, atoms: np.ndarray, other: Found) -> Found:
+        """Returns these edges, the rows of ``atoms`` being those of ``other``."""
+        sizes, starts = np.diff(self.row_offsets), self.row_offsets[:-1].copy()
+        sizes[atoms] = np.diff(other.row_offsets)
+        starts[atoms] = len(self.source) + other.row_offsets[:-1]
+        both = Found(
+            np.concatenate([self.source, atoms[other.source]]),
+            np.concatenate([self.target, atoms[other.target]]),
+            np.concatenate([self.shifts, other.shifts]),
+            self.row_offsets,
+        )
+        ends = np.cumsum(sizes)
+        chosen = np.arange(sizes.sum()) + np.repeat(starts - (ends - sizes), sizes)
+        return both.take(chosen, sizes)
 
 
 def checked(
@@ -126,7 +154,7 @@ def checked(
         )
     if not (np.isfinite(positions).all() and np.isfinite(cells).all()):
         raise RecordError("neighbour search got NaN or infinity in positions or cells")
-    return Crystals(positions, cells, pbc, atom_offsets, names)
+    return Crystals(positions, cells, pbc, atom_offsets, names, np.arange(graphs))
 
 
 def all_edges(crystals: Crystals, cutoffs: Float64[np.ndarray, " graphs"]) -> Found:
@@ -138,8 +166,8 @@ def all_edges(crystals: Crystals, cutoffs: Float64[np.ndarray, " graphs"]) -> Fo
     if not crystals.large().any():
         return _of_all_pairs(crystals, cutoffs)
     parts = []
-    for first, one in zip(crystals.atom_offsets, crystals.apart(), strict=False):
-        radius = cutoffs[one.first : one.first + 1]
+    for graph, one in enumerate(crystals.apart()):
+        first, radius = crystals.atom_offsets[graph], cutoffs[graph : graph + 1]
         part = _of_bins(one, radius) if one.large()[0] else _of_all_pairs(one, radius)
         parts.append(part._replace(source=part.source + first, target=part.target + first))
     return _joined(parts)
@@ -154,8 +182,8 @@ def count_edges(
         crystals.check(periodic.count(*crystals.kernel_arguments(), cutoffs, totals), cutoffs)
         return totals
     parts = []
-    for one in crystals.apart():
-        radius = cutoffs[one.first : one.first + 1]
+    for graph, one in enumerate(crystals.apart()):
+        radius = cutoffs[graph : graph + 1]
         if one.large()[0]:
             parts.append(np.array([binned.count(_bins(one, radius))]))
         else:
