@@ -1,9 +1,9 @@
-"""CPU time from disk to a training batch with 8 Å graphs, in random order.
+"""CPU time to a training batch with 8 Å graphs, in random order, beside other programs.
 
-Ours: LMDB records, decoded, graphs built for the whole batch, collated. Theirs: an ASE database
-(sqlite), pymatgen's neighbour list per structure, ``torch_geometric`` batching. Both deliver atomic
-numbers, positions, cells, edges with image shifts, energy, forces and stress, and must deliver the
-same number of edges. The second baseline skips pymatgen's ``Structure`` and calls its kernel.
+Every contestant is a process in its own environment (``benchmarks/peers/install.sh`` makes them)
+that does one round when asked: the same structures in the same batches. Rounds are interleaved and
+each ratio is taken within one, so that a busy machine slows all alike. Contestants that build edges
+must arrive at the same number of them; those that start from objects in memory are spared the read.
 
     python benchmarks/data_path.py
 """
@@ -11,125 +11,228 @@ same number of edges. The second baseline skips pymatgen's ``Structure`` and cal
 from __future__ import annotations
 
 import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
-from ase.db import connect
-from pymatgen.io.ase import AseAtomsAdaptor
-from pymatgen.optimization.neighbors import find_points_in_spheres
-from torch_geometric.data import Batch, Data
 
-from epitaxy.data.codec import decode
-from epitaxy.data.convert import prepare
-from epitaxy.data.dataset import Dataset
-from epitaxy.graph.collate import collate
 from epitaxy.graph.record import CrystalRecord
-from epitaxy.graph.spec import GraphSpec
-from rounds import data_folder, real_frames, report, rows, take_turns
+from peers.frames import CUTOFF, Frames
+from rounds import RESULTS, data_folder, real_frames, report, rows
 
-CUTOFF = 8.0
-SPEC = GraphSpec(cutoff=CUTOFF)
-Neighbours = Callable[[Atoms], tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
-def write_ase(records: list[CrystalRecord], path: Path) -> None:
-    """Writes an ASE database with energies (eV), forces and stresses."""
-    with connect(path) as database:
-        for record in records:
-            atoms = Atoms(record.numbers, record.positions, cell=record.cell, pbc=record.pbc)
-            stress = record.labels["stress"].value
-            atoms.calc = SinglePointCalculator(
-                atoms,
-                energy=float(record.labels["energy"].value),
-                forces=record.labels["forces"].value,
-                stress=stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]],
-            )
-            database.write(atoms)
+PICTURE = Path(__file__).parents[1] / "docs" / "images" / "data_path.png"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+SAME_EDGES = 1e-4
+"""Fraction by which counts of edges may differ: rounding decides on pairs at the cutoff."""
 
 
-def by_structure(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns centres, neighbours and images through a pymatgen ``Structure``."""
-    structure = AseAtomsAdaptor.get_structure(atoms)
-    centre, neighbour, image, _ = structure.get_neighbor_list(CUTOFF)
-    return centre, neighbour, image
+@dataclass(frozen=True)
+class Contestant:
+    """A program to measure.
+
+    Attributes:
+        variant: ``module:variant`` in ``peers``.
+        environment: Below ``EPITAXY_PEERS``; empty for this one.
+        title: In tables and pictures.
+        start: Where it takes structures from.
+    """
+
+    variant: str
+    environment: str
+    title: str
+    start: str = "memory"
 
 
-def by_kernel(atoms: Atoms) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the same from pymatgen's Cython kernel on bare arrays."""
-    x, cell = atoms.positions, np.ascontiguousarray(atoms.cell)
-    pbc = atoms.pbc.astype(np.int64)
-    centre, neighbour, image, distance = find_points_in_spheres(x, x, CUTOFF, pbc, cell, tol=1e-8)
-    apart = distance > 1e-8
-    return centre[apart], neighbour[apart], image[apart]
+CONTESTANTS = (
+    Contestant("peer_epitaxy:lmdb", "", "epitaxy, LMDB", "disk"),
+    Contestant("peer_pyg:pickles", "", "LMDB of pickled PyG, Batch", "disk, with edges"),
+    Contestant("peer_fairchem:pymatgen", "fairchem", "fairchem ASE-LMDB, pymatgen edges", "disk"),
+    Contestant("peer_fairchem:no_graph", "fairchem", "fairchem ASE-LMDB", "disk, no edges"),
+    Contestant("peer_pyg:sqlite", "", "ASE sqlite, pymatgen Structure, Batch", "disk"),
+    Contestant("peer_pyg:sqlite_kernel", "", "ASE sqlite, pymatgen kernel, Batch", "disk"),
+    Contestant("peer_matgl:converter", "matgl", "matgl Structure2Graph, collate"),
+    Contestant("peer_mace:configurations", "mace", "mace AtomicData, Batch"),
+    Contestant("peer_alignn:matscipy", "alignn", "alignn torch graph (matscipy), batch"),
+    Contestant("peer_alignn:torch", "alignn", "alignn torch graph, batch"),
+    Contestant("peer_nvalchemi:naive", "nvalchemi", "nvalchemi naive list, no labels"),
+    Contestant("peer_nvalchemi:cell_list", "nvalchemi", "nvalchemi cell list, no labels"),
+)
 
 
-def peer_batch(database: object, rows_: list[int], neighbours: Neighbours) -> Batch:
-    """Returns a PyG batch of some rows of the ASE database."""
-    graphs = []
-    for row in rows_:
-        atoms = database.get_atoms(id=row + 1)
-        centre, neighbour, image = neighbours(atoms)
-        graphs.append(
-            Data(
-                z=torch.from_numpy(atoms.numbers),
-                pos=torch.from_numpy(atoms.positions).float(),
-                cell=torch.from_numpy(np.asarray(atoms.cell)).float()[None],
-                edge_index=torch.from_numpy(np.stack([neighbour, centre]).astype(np.int64)),
-                shifts=torch.from_numpy(image.astype(np.int32)),
-                energy=torch.tensor([atoms.get_potential_energy()], dtype=torch.float32),
-                forces=torch.from_numpy(atoms.get_forces()).float(),
-                stress=torch.from_numpy(atoms.get_stress(voigt=False)).float()[None],
-            )
+class Server:
+    """A contestant's process."""
+
+    def __init__(self, contestant: Contestant, frames: Path, folder: Path) -> None:
+        self.title, self.start = contestant.title, contestant.start
+        self._log = (folder / f"{contestant.variant.replace(':', '-')}.log").open("w+")
+        self._process = subprocess.Popen(
+            [interpreter(contestant), "-m", "peers.serve", contestant.variant, frames, folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env={**os.environ, **ONE_THREAD, "PYTHONPATH": str(Path(__file__).parent)},
         )
-    return Batch.from_data_list(graphs)
+
+    def answer(self) -> dict[str, Any]:
+        """Returns what its next round took; the first comes without asking."""
+        line = self._process.stdout.readline()
+        if not line:
+            self._log.seek(0)
+            raise SystemExit(f"{self.title} failed:\n{self._log.read()[-2000:]}")
+        return json.loads(line)
+
+    def round(self) -> dict[str, Any]:
+        """Returns what one more round took."""
+        self._process.stdin.write("round\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.stdin.close()
+        self._process.wait()
+        self._log.close()
+
+
+def interpreter(contestant: Contestant) -> str:
+    """Returns the Python of a contestant's environment."""
+    if not contestant.environment:
+        return sys.executable
+    folder = Path(os.environ.get("EPITAXY_PEERS", Path.home() / ".cache" / "epitaxy-peers"))
+    return str(folder / contestant.environment / "bin" / "python")
+
+
+def frames_of(records: list[CrystalRecord], batch: int) -> Frames:
+    """Returns records as arrays, with batches in random order."""
+    order = np.random.default_rng(0).permutation(len(records))
+    labels = {
+        "energy": np.array([float(record.labels["energy"].value) for record in records]),
+        "forces": np.concatenate([record.labels["forces"].value for record in records]),
+        "stress": np.stack([record.labels["stress"].value for record in records]),
+    }
+    arrays = {
+        "offsets": np.cumsum([0, *(record.num_atoms for record in records)]),
+        "numbers": np.concatenate([record.numbers for record in records]),
+        "positions": np.concatenate([record.positions for record in records]),
+        "cell": np.stack([record.cell for record in records]),
+    }
+    batches = [order[first : first + batch].tolist() for first in range(0, len(order), batch)]
+    return Frames({**arrays, **labels}, batches)
+
+
+def measure(contestants: list[Contestant], frames: Frames, rounds: int) -> list[dict[str, Any]]:
+    """Returns one row per round and contestant."""
+    measured = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        frames.save(folder / "frames.npz")
+        servers = []
+        for contestant in contestants:  # one by one: each fills its store first
+            servers.append(Server(contestant, folder / "frames.npz", folder))
+            print(f"{contestant.title}: {servers[-1].answer()['edges']} edges", flush=True)
+        for number in range(rounds):
+            for server in servers:
+                facts = {"round": number, "contestant": server.title, "starts_from": server.start}
+                measured.append({**facts, **server.round()})
+        for server in servers:
+            server.close()
+    return measured
+
+
+def summarise(measured: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns one row per contestant; ratios are taken round by round.
+
+    Raises:
+        SystemExit: If a contestant that builds edges found others.
+    """
+    seconds: dict[str, list[float]] = {}
+    last = {row["contestant"]: row for row in measured}
+    for row in measured:
+        seconds.setdefault(row["contestant"], []).append(row["cpu_seconds"])
+    arrays = {title: np.array(values) for title, values in seconds.items()}
+    first = measured[0]
+    table = list(rows(arrays, first["structures"], first["edges"], cutoff=CUTOFF))
+    for row in table:
+        other = last[row["variant"]]
+        row["starts_from"], row["edges"] = other["starts_from"], other["edges"]
+        off = abs(row["edges"] - first["edges"]) / first["edges"]
+        if off > SAME_EDGES and "no edges" not in row["starts_from"]:
+            raise SystemExit(f"{row['variant']} finds {row['edges']} edges, not {first['edges']}")
+    return table
+
+
+def write_rounds(measured: list[dict[str, Any]], path: Path) -> None:
+    """Writes every round as it was measured."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, measured[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(measured)
+
+
+def draw(table: list[dict[str, Any]], path: Path) -> None:
+    """Draws time per structure in units of the first contestant's, on a logarithmic axis."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    shown = sorted(table, key=lambda row: -row["times_ours"])
+    colours = {"memory": "#9db4c0", "disk": "#5c6b73"}
+    figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(shown) + 1.2), layout="constrained")
+    for place, row in enumerate(shown):
+        colour = colours[row["starts_from"].split(",")[0]]
+        colour = "#c8553d" if row is table[0] else colour
+        ratio, low, high = (row[f"times_ours{end}"] for end in ("", "_min", "_max"))
+        axes.barh(place, ratio, color=colour, height=0.7)
+        axes.plot([low, high], [place, place], color="black", linewidth=1.2)
+        axes.text(high * 1.06, place, f"{ratio:.3g}", va="center", fontsize=9)
+    axes.set_yticks(range(len(shown)), [f"{r['variant']}  [{r['starts_from']}]" for r in shown])
+    axes.set_xscale("log")
+    axes.set_xlim(0.7, 2.2 * max(row["times_ours_max"] for row in table))
+    axes.set_xlabel("CPU time per structure, epitaxy = 1 (median of rounds; line: spread)")
+    axes.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=130)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="folder of real data; default: EPITAXY_DATA")
     parser.add_argument("--structures", type=int, default=512)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", nargs="*", default=[], help="parts of names, epitaxy besides")
+    parser.add_argument("--redraw", action="store_true", help="draw the recorded table again")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
+    if arguments.redraw:
+        with (RESULTS / "data_path.csv").open(encoding="utf-8") as stream:
+            table = list(csv.DictReader(stream))
+        draw([{k: float(v) if "times" in k else v for k, v in r.items()} for r in table], PICTURE)
+        return
+    contestants = []
+    for contestant in CONTESTANTS:
+        wanted = not arguments.only or any(part in contestant.variant for part in arguments.only)
+        if not (wanted or contestant is CONTESTANTS[0]):
+            continue
+        if Path(interpreter(contestant)).is_file():
+            contestants.append(contestant)
+        else:
+            print(f"left out: {contestant.title}; benchmarks/peers/install.sh installs it")
     records = real_frames(data_folder(arguments.data), arguments.structures)
-    order = np.random.default_rng(0).permutation(len(records))
-    batches = [
-        order[first : first + arguments.batch].tolist()
-        for first in range(0, len(order), arguments.batch)
-    ]
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(records, Path(folder) / "lmdb", progress=False)
-        write_ase(records, Path(folder) / "ase.db")
-        dataset = Dataset.open(Path(folder) / "lmdb")
-        fields = tuple(dataset.fields.values())
-        with connect(Path(folder) / "ase.db") as database:
-
-            def ours() -> int:
-                total = 0
-                for rows_ in batches:
-                    read = [decode(blob) for blob in dataset.read(rows_)]
-                    total += collate(read, [SPEC], fields).graph(SPEC).num_edges
-                return total
-
-            def theirs(neighbours: Neighbours) -> int:
-                return sum(peer_batch(database, r, neighbours).num_edges for r in batches)
-
-            edges = {ours(), theirs(by_structure), theirs(by_kernel)}
-            if len(edges) != 1:
-                raise SystemExit(f"the routes disagree on the number of edges: {sorted(edges)}")
-            variants = {
-                "epitaxy LMDB, build_edges, collate": ours,
-                "ASE sqlite, pymatgen Structure, PyG Batch": lambda: theirs(by_structure),
-                "ASE sqlite, pymatgen kernel, PyG Batch": lambda: theirs(by_kernel),
-            }
-            seconds = take_turns(variants, arguments.rounds)
-    report("data_path", list(rows(seconds, len(records), edges.pop(), cutoff=CUTOFF)))
+    measured = measure(contestants, frames_of(records, arguments.batch), arguments.rounds)
+    table = summarise(measured)
+    report("data_path", table)
+    if not arguments.only:
+        write_rounds(measured, RESULTS / "data_path_rounds.csv")
+        draw(table, PICTURE)
 
 
 if __name__ == "__main__":

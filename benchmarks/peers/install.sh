@@ -14,10 +14,10 @@ torch="torch==2.13.0"
 
 packages() {
   case "$1" in
-    fairchem) echo "fairchem-core==2.24.0" ;;
+    fairchem) echo "fairchem-core==2.24.0 pymatgen" ;; # its edges on a CPU
     matgl) echo "matgl==4.1.2" ;;
     mace) echo "mace-torch==0.3.16" ;;
-    alignn) echo "alignn==2026.8.11" ;;
+    alignn) echo "alignn==2026.8.11 matscipy==1.3.1" ;; # the neighbour list it prefers
     nvalchemi) echo "nvalchemi-toolkit-ops==0.5.0" ;;
     *) echo "unknown peer '$1'; known: fairchem matgl mace alignn nvalchemi" >&2; return 1 ;;
   esac
@@ -36,7 +36,7 @@ for name in "${names[@]}"; do
   "$python" -m venv "$environment"
   # torch first and alone: anything looser may bring gigabytes of CUDA
   "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$torch"
-  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$torch" "$wanted"
+  "$environment/bin/python" -m pip install --quiet --disable-pip-version-check "$torch" $wanted
   echo "$wanted" >"$environment/.complete"
   echo "$name: installed $wanted in $environment"
 done

@@ -88,12 +88,12 @@ def _put(environment: lmdb.Environment, row: int, blobs: list[bytes]) -> int:
 
 
 def _environment(path: Path) -> lmdb.Environment:
-    name = os.path.realpath(path)
-    status = os.stat(name)
+    status = os.stat(path)
     identity = (status.st_dev, status.st_ino)
     if identity in _open:  # perhaps under another name: LMDB tells files apart as we do
         _open.move_to_end(identity)
         return _open[identity]
+    name = os.path.realpath(path)
     environment = lmdb.open(name, subdir=False, readonly=True, lock=False, readahead=False)
     _open[identity] = environment
     while len(_open) > _MAX_OPEN:
