@@ -13,7 +13,7 @@ from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
 from epitaxy.data.plan import Cursor, Plan
 from epitaxy.data.prefetch import Patience, prefetch
-from epitaxy.data.stream import Seat, Stream, check_shares, read_window
+from epitaxy.data.stream import Seat, Stream, check_shares, deal, read
 from epitaxy.errors import ConfigError, StreamError
 
 
@@ -93,7 +93,7 @@ def checked(dataset, tamper):
     """Shares of an epoch whose parts (lists of lists) ``tamper`` changes in place."""
     plan = make_plan(dataset)
     window = (Cursor(), plan.num_steps(0))
-    parts = [list(part) for part in read_window(plan, dataset, SEAT, window)]
+    parts = [list(part) for part in read(dataset, deal(plan, SEAT, window))]
     tamper(parts)
     delivered = (tuple(part) for part in parts)
     return list(check_shares(delivered, plan, dataset, SEAT, plan.steps_from(Cursor(), 1)))
@@ -366,3 +366,16 @@ def test_no_share_is_larger_than_the_largest(datasets, records):
             for share in Stream(plan, dataset, **arguments(rank=rank, world=world, epochs=8))
         ]
         assert 0.5 * largest < max(sizes) <= largest
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_plan_stays_at_home(datasets, monkeypatch):
+    """One of ten million records would fill a small object store, once per rank."""
+
+    def refuse(self):
+        raise AssertionError("the plan travels")
+
+    plan = make_plan(datasets["lmdb"])
+    monkeypatch.setattr(Plan, "__getstate__", refuse)
+    assert len(list(Stream(plan, datasets["lmdb"], route="ray"))) == plan.num_steps(0)

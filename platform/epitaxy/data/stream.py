@@ -34,6 +34,8 @@ ROUTES = ("direct", "ray")
 
 Part = tuple[int, int, int, list[bytes]]
 """Epoch, step and micro-batch, and the encoded records of that micro-batch."""
+Dealt = tuple[int, int, int, np.ndarray]
+"""The same before it is read: rows instead of records."""
 Window = tuple[Cursor, int]
 """First step and number of steps of what is read at once."""
 
@@ -189,7 +191,7 @@ def direct_parts(
     """Yields the parts of this rank's shares, read in this process."""
     steps = int(WINDOW_BYTES / share_bytes(plan, data, seat.world))
     for window in windows(plan, cursor, epochs, steps):
-        yield from read_window(plan, data, seat, window)
+        yield from read(data, deal(plan, seat, window))
 
 
 def record_bytes(data: Data) -> tuple[int, int]:
@@ -226,19 +228,25 @@ def steps_of(plan: Plan, window: Window) -> Iterator[Cursor]:
     return islice(plan.steps_from(start, sys.maxsize), count)
 
 
-def read_window(plan: Plan, data: Data, seat: Seat, window: Window) -> list[Part]:
-    """Returns the parts of a window's steps.
+def deal(plan: Plan, seat: Seat, window: Window) -> list[Dealt]:
+    """Returns the rows of every part of a window's steps."""
+    return [
+        (step.epoch, step.step, index, rows)
+        for step in steps_of(plan, window)
+        for index, rows in enumerate(
+            plan.share(step.epoch, step.step, seat.rank, seat.world, seat.micro_batches)
+        )
+    ]
+
+
+def read(data: Data, dealt: Sequence[Dealt]) -> list[Part]:
+    """Returns the parts with their records.
 
     One read in storage order: a compressed block is decoded once per window, not once per share.
     """
-    dealt = [
-        (step, plan.share(step.epoch, step.step, seat.rank, seat.world, seat.micro_batches))
-        for step in steps_of(plan, window)
-    ]
-    wanted = np.unique(np.concatenate([rows for _, parts in dealt for rows in parts]))
+    wanted = np.unique(np.concatenate([rows for *_, rows in dealt]))
     blobs: dict[int, bytes] = dict(zip(wanted.tolist(), data.read(wanted), strict=True))
     return [
-        (step.epoch, step.step, index, [blobs[row] for row in rows.tolist()])
-        for step, parts in dealt
-        for index, rows in enumerate(parts)
+        (epoch, step, index, [blobs[row] for row in rows.tolist()])
+        for epoch, step, index, rows in dealt
     ]

@@ -20,10 +20,11 @@ from epitaxy.data.codec import pack, unpack
 from epitaxy.data.plan import Cursor, Plan
 from epitaxy.data.stream import (
     WINDOW_BYTES,
+    Dealt,
     Part,
     Seat,
-    Window,
-    read_window,
+    deal,
+    read,
     record_bytes,
     share_bytes,
     windows,
@@ -33,8 +34,8 @@ from epitaxy.errors import StreamError
 if TYPE_CHECKING:
     from epitaxy.data.mixture import Data
 
-WINDOWS_PER_EXECUTION = 256
-"""2 GiB of shares. Planning is linear in the read tasks; the next execution starts in 0.3 s."""
+WINDOWS_PER_EXECUTION = 64
+"""Half a gigabyte of shares, dealt beforehand; the next execution starts in about a second."""
 LOOK_AHEAD_WINDOWS = 8
 """Windows of object store that one rank may fill; without a limit each would take half of it."""
 STORE_FRACTION = 0.5
@@ -74,12 +75,13 @@ def ray_parts(
     import ray
 
     _require_free_cpu(seat.world)
-    source = ray.put((plan, data))
+    source = ray.put(data)
     budget = _budget(plan, data, seat.world)
     steps = int(budget.window / share_bytes(plan, data, seat.world))
     ahead = windows(plan, cursor, epochs, steps)
     while chunk := list(islice(ahead, WINDOWS_PER_EXECUTION)):
-        tasks = [partial(_read_task, source, seat, window) for window in chunk]
+        # Rows travel, not the plan: one of ten million records would fill a small store.
+        tasks = [partial(_read_task, source, deal(plan, seat, window)) for window in chunk]
         parts = _execute(tasks, budget)
         try:
             yield from parts
@@ -162,19 +164,19 @@ def largest_share_bytes(plan: Plan, data: Data, world: int) -> float:
 
 
 @lru_cache(maxsize=2)
-def _load(reference: Any) -> tuple[Plan, Data]:
-    """Plan and data set in a read task's process, which serves many tasks."""
+def _load(reference: Any) -> Data:
+    """The data set in a read task's process, which serves many tasks."""
     import ray
 
-    loaded: tuple[Plan, Data] = ray.get(reference)
-    return loaded
+    data: Data = ray.get(reference)
+    return data
 
 
-def _read_task(reference: Any, seat: Seat, window: Window) -> Iterator[Any]:
-    """Yields one Arrow table with a row per micro-batch of the window's steps."""
+def _read_task(reference: Any, dealt: list[Dealt]) -> Iterator[Any]:
+    """Yields one Arrow table with a row per part."""
     import pyarrow
 
-    parts = read_window(*_load(reference), seat, window)
+    parts = read(_load(reference), dealt)
     rows = [(epoch, step, index, pack(blobs)) for epoch, step, index, blobs in parts]
     types = (pyarrow.int64(), pyarrow.int64(), pyarrow.int64(), pyarrow.large_binary())
     columns = [pyarrow.array(*pair) for pair in zip(zip(*rows, strict=True), types, strict=True)]
