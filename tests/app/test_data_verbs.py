@@ -204,3 +204,38 @@ def test_a_split_by_structure_keeps_copies_together(crystals: Any, tmp_path: Pat
     }
     assert len(set(part_of.values())) == 3
     assert all(part_of[f"c{index:04d}"] == part_of[f"m{index}"] for index in range(30))
+
+
+SALT = """2
+Lattice="{0} 0 0 0 {0} 0 0 0 {0}" Properties=species:S:1:pos:R:3 id=s{0} energy=-{0} pbc="T T T"
+Na 0 0 0
+Cl 2 2 2
+"""
+SALT_RECIPE = """
+source: {_target_: epitaxy.data.sources.extxyz.ExtendedXyz, id_keys: [id]}
+fields: {energy: {key: energy, unit: eV}}
+"""
+
+
+def test_a_data_set_grows_and_travels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Prepare, split, append, copy to a URI, verify there; an older version stays."""
+    recipe, out = tmp_path / "salt.yaml", tmp_path / "salt"
+    recipe.write_text(SALT_RECIPE)
+    for name, sides in (("a", range(5, 15)), ("b", range(15, 20))):
+        (tmp_path / f"{name}.xyz").write_text("".join(SALT.format(side) for side in sides))
+    given = {"recipe": str(recipe), "checks": "off"}
+    api.prepare(**given, source=str(tmp_path / "a.xyz"), out=str(out), card=False)
+    say(capsys, "split", f"data={out}", "name=mine")
+    text = say(
+        capsys, "append", f"data={out}", f"source={tmp_path / 'b.xyz'}", f"recipe={recipe}",
+        "checks=off",
+    )  # fmt: skip
+    assert "5 records added: version 2 has 15" in text
+    assert "the split 'mine' leaves 5 records out" in text
+    assert "version 2" in say(capsys, "inspect", f"data={out}")
+    uri = f"memory://cli/{tmp_path.name}"
+    assert "15 records copied" in say(capsys, "copy", f"data={out}", f"out={uri}")
+    assert "15 records in 2 shards are intact" in say(capsys, "verify", f"data={uri}", "workers=1")
+    assert len(Dataset.open(uri, version=1)) == 10
+    assert main(["data", "copy", f"data={out}", f"out={uri}"]) == 2
+    assert "overwrite=true" in capsys.readouterr().err

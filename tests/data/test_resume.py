@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from epitaxy.data.dataset import Dataset
 from epitaxy.data.journal import Journal
 from epitaxy.data.manifest import Manifest, tree_sha256
 from epitaxy.data.recipe import Recipe
+from epitaxy.data.rewrite import StoredRecords, rewrite
 from epitaxy.errors import ConfigError, LabelError, RecordError
+from epitaxy.graph.record import CrystalRecord
 
 FRAMES = 60
 RECIPE = {
@@ -35,6 +38,7 @@ PROGRAM = """
 import json, sys
 from epitaxy.data.convert import prepare
 from epitaxy.data.recipe import Recipe
+from epitaxy.data.rewrite import StoredRecords, rewrite
 
 source, out, recipe, options = sys.argv[1:]
 print("started", flush=True)
@@ -81,8 +85,8 @@ def recipe() -> Recipe:
     return Recipe.from_dict(RECIPE, "r")
 
 
-def killed(source: str, out: Path, moment: tuple[Any, str, int], **others: Any) -> None:
-    """An import in a process of its own that SIGKILL ends at ``moment``."""
+def killed_at(moment: tuple[Any, str, int], work: Callable[[], object]) -> None:
+    """Does ``work`` in a process of its own that SIGKILL ends at ``moment``."""
     place, name, left = moment
     wrapped = getattr(place, name)
 
@@ -98,10 +102,15 @@ def killed(source: str, out: Path, moment: tuple[Any, str, int], **others: Any) 
     if child == 0:
         try:
             setattr(place, name, killing)
-            prepare(source, out, recipe=recipe(), **options(**others))
+            work()
         finally:
             os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def killed(source: str, out: Path, moment: tuple[Any, str, int], **others: Any) -> None:
+    """An import that is killed at ``moment``."""
+    killed_at(moment, lambda: prepare(source, out, recipe=recipe(), **options(**others)))
     assert not out.exists()
 
 
@@ -258,3 +267,27 @@ def test_a_running_import_is_not_taken_over(source: str, tmp_path: Path) -> None
 
     with staging(tmp_path / "out"), pytest.raises(ConfigError, match="writing this data set now"):
         prepare(source, tmp_path / "out", recipe=recipe(), **options())
+
+
+def test_a_killed_conversion_goes_on(
+    crystals: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From LMDB to Zarr: the records before the last finished shard are not converted again."""
+    prepare(crystals.many(40), tmp_path / "lmdb", checks="off")
+    dataset, out = Dataset.open(tmp_path / "lmdb"), tmp_path / "zarr"
+
+    def convert_all() -> None:
+        rewrite(dataset, out, format="zarr", shard_size=8)
+
+    killed_at((Journal, "add", 4), convert_all)
+    asked: list[int] = []
+    since = StoredRecords.since
+
+    def noted(self: StoredRecords, number: int) -> Iterator[CrystalRecord]:
+        asked.append(number)
+        return since(self, number)
+
+    monkeypatch.setattr(StoredRecords, "since", noted)
+    convert_all()
+    assert asked == [24]
+    assert Dataset.open(out).read(range(40)) == dataset.read(range(40))

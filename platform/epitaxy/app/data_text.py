@@ -7,7 +7,7 @@ from typing import Any
 
 from epitaxy.app.tables import columns
 from epitaxy.data.dataset import Dataset
-from epitaxy.data.manifest import Manifest, tree_bytes
+from epitaxy.data.manifest import Manifest
 from epitaxy.data.split_files import list_splits, load_split
 from epitaxy.data.unite import MergeReport
 
@@ -15,12 +15,13 @@ from epitaxy.data.unite import MergeReport
 def manifest_text(dataset: Dataset) -> str:
     """Returns what a data set holds, where it came from, and how far its labels can be trusted."""
     manifest = dataset.manifest
-    size = tree_bytes(dataset.path)
+    size = sum(entry.bytes for entry in (*manifest.shards, *manifest.files))
     lines = [
-        f"{dataset.path}",
+        dataset.location,
         f"{manifest.num_records} records, {len(manifest.shards)} {manifest.storage} shards, "
         f"{size / 2**20:.1f} MiB, data digest {manifest.data_digest[:16]}",
         f"made {manifest.created} by {manifest.generator}",
+        *_versions(manifest),
         "",
         *_recipe(manifest),
         *_labels(manifest),
@@ -40,6 +41,14 @@ def checks_text(checks: tuple[Mapping[str, Any], ...]) -> list[str]:
         *(f"  {c['verdict']:<13} {c['name']}: {c['statement']}" for c in checks),
         "",
     ]
+
+
+def _versions(manifest: Manifest) -> list[str]:
+    """Returns what was there before records were appended."""
+    if not manifest.history:
+        return []
+    before = ", ".join(f"{e['version']} ({e['num_records']} records)" for e in manifest.history)
+    return [f"version {manifest.version}; earlier ones: {before}"]
 
 
 def _recipe(manifest: Manifest) -> list[str]:
