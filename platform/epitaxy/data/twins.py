@@ -3,42 +3,55 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from array import array
 
+from epitaxy.data.key_table import KeyTable
 from epitaxy.data.physics import Check
 from epitaxy.graph.record import CrystalRecord
 
 _SHOWN = 5
 
 
-@dataclass
 class Twins:
-    """Notes every structure; about 150 bytes for each.
+    """Notes every structure; about 100 bytes for each.
 
     Equal are atomic numbers in order, positions, cell and periodicity, to the last bit: what a
     script that writes a file twice produces. Fingerprints find the other duplicates.
     """
 
-    _seen: dict[bytes, tuple[bytes, str]] = field(default_factory=dict)
-    _repeated: int = 0
-    _differing: int = 0
-    _examples: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        self._rows = KeyTable()
+        self._labels = array("Q")
+        self._names, self._ends = bytearray(), array("q", [0])
+        self._repeated = 0
+        self._differing = 0
+        self._examples: list[str] = []
 
     def add(self, record: CrystalRecord) -> None:
         """Takes note of ``record``; compositions have no structure to repeat."""
         if record.is_composition:
             return
-        structure, labels = bytes.fromhex(record.structure_digest()), _labels_digest(record)
-        known, first = self._seen.setdefault(structure, (labels, record.id))
+        structure, labels = bytes.fromhex(record.structure_digest()), _labels_key(record)
+        row = self._rows.find(structure)
+        if row is None:
+            self._note(structure, labels, record.id)
+            return
+        first = self._names[self._ends[row] : self._ends[row + 1]].decode()
         if first == record.id:
             return
         self._repeated += 1
-        if known != labels:
+        if self._labels[row] != labels:
             self._differing += 1
             self._examples.insert(self._differing - 1, f"{first} and {record.id}")
         else:
             self._examples.append(f"{first} and {record.id}")
         del self._examples[_SHOWN:]
+
+    def _note(self, structure: bytes, labels: int, name: str) -> None:
+        self._rows.add(structure, len(self._rows))
+        self._labels.append(labels)
+        self._names += name.encode()
+        self._ends.append(len(self._names))
 
     def checks(self) -> list[Check]:
         """Returns what was found; nothing if no structure occurs twice."""
@@ -60,9 +73,9 @@ class Twins:
         return [Check("repeated_structures", "suspicious", text, evidence)]
 
 
-def _labels_digest(record: CrystalRecord) -> bytes:
+def _labels_key(record: CrystalRecord) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for name, label in sorted(record.labels.items()):
         digest.update(name.encode())
         digest.update(label.value.tobytes())
-    return digest.digest()
+    return int.from_bytes(digest.digest(), "big")
