@@ -115,3 +115,51 @@ def test_labels_of_two_schemes_are_not_mixed(
     content = to_dict(settings) | {"data": [settings.data, str(tmp_path / "other")]}
     with pytest.raises(NeedsError, match=r"'energy', which the data sets define diff.*r2SCAN"):
         launch(from_dict(RunSettings, content))
+
+
+def test_a_run_goes_on_with_the_version_that_it_was_started_on(
+    make_settings: MakeSettings,
+    crystals: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The data set grows while the run is stopped; a new run takes the new records too."""
+    from epitaxy.data.append import append
+
+    def made(first: int, count: int) -> list[Any]:
+        return [
+            crystals.labelled(crystals.triclinic(seed, 3), seed).replace(id=f"v{seed}", group="")
+            for seed in range(first, first + count)
+        ]
+
+    prepare(made(0, 20), tmp_path / "growing", checks="off", progress=False)
+    settings = make_settings("growing", loop={"epochs": 2, "checkpoint_every": 1})
+    content = to_dict(settings) | {"data": str(tmp_path / "growing")}
+    content["split"] = {"by": "record", "fractions": [0.8, 0.2, 0.0]}
+    settings = from_dict(RunSettings, content)
+    seen: list[Any] = []
+    original = RunRecorder.consume
+
+    def consume(self: RunRecorder, step: Any) -> None:
+        seen.append(step)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        original(self, step)
+
+    monkeypatch.setattr(RunRecorder, "consume", consume)
+    with pytest.raises(KeyboardInterrupt):
+        launch(settings)
+    monkeypatch.undo()
+    append(tmp_path / "growing", made(50, 10), checks="off", progress=False)
+    launch(settings)
+    for epoch in (0, 1):
+        history = [h for h in surviving_consumption(settings.directory) if h.epoch == epoch]
+        ids = Counter(name for entry in history for name in entry.ids)
+        assert (len(ids), set(ids.values())) == (16, {1})
+        assert all(int(name[1:]) < 50 for name in ids)
+    later = launch(
+        from_dict(RunSettings, content | {"name": "l", "directory": str(tmp_path / "l")})
+    )
+    names = {n for entry in surviving_consumption(later.directory) for n in entry.ids}
+    assert len(names) == 24
+    assert any(int(name[1:]) >= 50 for name in names)

@@ -13,7 +13,7 @@ import numpy as np
 from epitaxy.app.models import SourceModel, find_model
 from epitaxy.app.paths import absolute, absolute_output
 from epitaxy.app.tables import columns, number
-from epitaxy.data.mixture import Data, open_data
+from epitaxy.data.mixture import Data, digests_of, open_data
 from epitaxy.data.splits import make_split
 from epitaxy.errors import ConfigError, closest
 from epitaxy.predict.evaluate import Evaluation, evaluate
@@ -64,8 +64,10 @@ def run_evaluation(config: Mapping[str, Any]) -> Evaluated:
     model = find_model(str(config["model"]), config, config["trust"])
     given = config["data"]
     paths = given if isinstance(given, list) else [given]
-    dataset = open_data([absolute(str(path)) for path in paths])
     split = str(config["split"])
+    # The split of a data set that has grown since is the one that the model was trained on.
+    known = digests_of(model.card.get("data") or {}) if split != "all" else ()
+    dataset = open_data([absolute(str(path)) for path in paths], known)
     rows = _rows(dataset, split, model)
     directory = Path(
         absolute_output(str(config["out"] or _default_out(config, model, dataset)), "out")
@@ -86,7 +88,7 @@ def _rows(dataset: Data, split: str, model: SourceModel) -> np.ndarray:
     members = [member.get("digest") for member in trained_on.get("members", ())]
     if dataset.data_digest in members and split != "all":
         raise ConfigError(
-            f"the model was trained on {dataset.path} mixed with other data sets "
+            f"the model was trained on {dataset.location} mixed with other data sets "
             f"({trained_on.get('name')}), and its split was dealt over all of them together; give "
             "them all, data=[…] in the same order, or split=all"
         )
@@ -97,7 +99,7 @@ def _rows(dataset: Data, split: str, model: SourceModel) -> np.ndarray:
     if not trained_here:
         logger.warning(
             "the model was trained on other data; split=%s deals %s by the rule of its training",
-            split, dataset.path,
+            split, dataset.location,
         )  # fmt: skip
     rule: SplitSettings = from_dict(SplitSettings, model.card.get("split") or {})
     return make_split(dataset, **to_dict(rule)).rows[split]

@@ -13,7 +13,7 @@ from epitaxy.app.components import check_components
 from epitaxy.app.compose import Composed, to_yaml
 from epitaxy.app.models import SourceModel, find_model, registry_of
 from epitaxy.app.paths import set_absolute
-from epitaxy.data.mixture import Data, Mixture, members_of, open_data
+from epitaxy.data.mixture import Data, Mixture, digests_of, members_of, open_data
 from epitaxy.errors import ConfigError
 from epitaxy.registry.contract import Version, check_name, settable
 from epitaxy.train.folders import read_json, write_json
@@ -160,8 +160,8 @@ def lineage_of(
     settings: RunSettings, directory: Path, metrics: Mapping[str, float]
 ) -> dict[str, Any]:
     """Returns what the card of the model of the run in ``directory`` says of its origin."""
-    data = open_data(settings.data)
     run = read_json(directory / RUN)
+    data = open_data(settings.data, digests_of(run["data"]))
     units = run["units"]
     return {
         "run": {"name": settings.name, "science_digest": run["science_digest"]},

@@ -6,7 +6,8 @@ together, so that a material that two of them have is in one split only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,8 @@ from epitaxy.errors import ConfigError
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
+
+logger = logging.getLogger(__name__)
 
 
 class Mixture:
@@ -43,7 +46,7 @@ class Mixture:
         for member, digest in zip(members, digests, strict=True):
             if digests.count(digest) > 1:
                 raise ConfigError(
-                    f"data names {member.path} more than once (or a copy of it); to see its "
+                    f"data names {member.location} more than once (or a copy of it); to see its "
                     "records more often, raise its number in mix.weights"
                 )
         self.members = tuple(members)
@@ -53,9 +56,9 @@ class Mixture:
         return int(self.first_rows[-1])
 
     @property
-    def path(self) -> str:
-        """The folders, for people."""
-        return ", ".join(str(member.path) for member in self.members)
+    def location(self) -> str:
+        """The folders or URIs, for people."""
+        return ", ".join(member.location for member in self.members)
 
     @property
     def name(self) -> str:
@@ -85,9 +88,9 @@ class Mixture:
         found: dict[str, dict[LabelField, Any]] = {}
         for member in self.members:
             for name, field in member.fields.items():
-                found.setdefault(name, {}).setdefault(field, member.path)
+                found.setdefault(name, {}).setdefault(field, member.location)
         return {
-            name: "; ".join(f"{path}: {_told(field)}" for field, path in kinds.items())
+            name: "; ".join(f"{place}: {_told(field)}" for field, place in kinds.items())
             for name, kinds in found.items()
             if len(kinds) > 1
         }
@@ -208,18 +211,39 @@ Data = Dataset | Mixture
 """What a run reads: one prepared data set, or several."""
 
 
-def open_data(paths: str | Sequence[str]) -> Data:
-    """Returns the data set at a path, or the mixture of several.
+def open_data(paths: str | Sequence[str], digests: Sequence[str] = ()) -> Data:
+    """Returns the data set at a path or URI, or the mixture of several.
+
+    Args:
+        paths: Where they are.
+        digests: Data digest of each, as far as known: one that was appended to since is opened in
+            the version that has it. Otherwise, and if no version does, the newest is.
 
     Raises:
         ShardError: If one is missing, damaged or of a newer format.
         ConfigError: If one comes twice.
     """
-    if isinstance(paths, str):
-        return Dataset.open(paths)
-    if len(paths) == 1:
-        return Dataset.open(paths[0])
-    return Mixture([Dataset.open(path) for path in paths])
+    given = [paths] if isinstance(paths, str) else list(paths)
+    wanted = list(digests) if len(digests) == len(given) else [""] * len(given)
+    members = [_open(path, digest) for path, digest in zip(given, wanted, strict=True)]
+    return members[0] if len(members) == 1 else Mixture(members)
+
+
+def _open(path: str, digest: str) -> Dataset:
+    newest = Dataset.open(path)
+    for entry in newest.manifest.history:
+        if digest and entry["data_digest"] == digest:
+            logger.info(
+                "%s has grown since: version %s of it is used", newest.location, entry["version"]
+            )
+            return Dataset.open(path, version=int(entry["version"]))
+    return newest
+
+
+def digests_of(described: Mapping[str, Any]) -> list[str]:
+    """Returns the digest of each data set that a run or a model's card describes."""
+    members = described.get("members") or [described]
+    return [str(member.get("digest", "")) for member in members]
 
 
 def members_of(data: Data) -> tuple[Dataset, ...]:

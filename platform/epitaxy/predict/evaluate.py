@@ -60,14 +60,16 @@ def evaluate(
     """
     predictor = Predictor(folder, max_atoms=max_atoms, device=device, trusted_only=trusted_only)
     if len(rows) == 0:
-        raise NeedsError(f"no records to evaluate: the split {split!r} of {dataset.path} is empty")
+        raise NeedsError(
+            f"no records to evaluate: the split {split!r} of {dataset.location} is empty"
+        )
     fields = _shared_fields(predictor, dataset)
     collected: dict[str, _Collected] = {name: _Collected() for name in _names(fields)}
     for first, records in _chunks(dataset, rows):
         _collect(predictor, records, first, fields, collected)
     if not any(part.target for part in collected.values()):
         raise NeedsError(
-            f"none of the {len(rows)} records of {dataset.path} ({split or 'given rows'}) has a "
+            f"none of the {len(rows)} records of {dataset.location} ({split or 'given rows'}) has a "
             f"label that {folder} predicts: {', '.join(sorted(fields))}"
         )
     parities = {name: part.joined() for name, part in collected.items() if part.target}
@@ -166,17 +168,17 @@ def _shared_fields(predictor: Predictor, dataset: Data) -> dict[str, LabelField]
     if not fields:
         raise NeedsError(
             f"{predictor.folder} predicts {', '.join(sorted(predictor.units)) or 'no label'}, "
-            f"but {dataset.path} has the labels {', '.join(sorted(dataset.fields)) or 'none'}"
+            f"but {dataset.location} has the labels {', '.join(sorted(dataset.fields)) or 'none'}"
         )
     for name, field in fields.items():
         if field.unit != predictor.units[name]:
             raise NeedsError(
                 f"{predictor.folder} predicts {name!r} in {predictor.units[name]!r}, but "
-                f"{dataset.path} holds it in {field.unit!r}; prepare the data in the model's unit"
+                f"{dataset.location} holds it in {field.unit!r}; prepare the data in the model's unit"
             )
     absent = sorted(set(predictor.units) - set(fields))
     if absent:
-        logger.warning("%s has no labels %s: not evaluated", dataset.path, ", ".join(absent))
+        logger.warning("%s has no labels %s: not evaluated", dataset.location, ", ".join(absent))
     return fields
 
 
@@ -230,7 +232,7 @@ def _info(
             "trained_on": (card.get("data") or {}).get("digest", ""),
         },
         "data": {
-            "path": str(dataset.path),
+            "path": dataset.location,
             "name": dataset.name,
             "digest": dataset.data_digest,
             "split": split,

@@ -253,9 +253,11 @@ def _evaluation_folders(
 def _read_data(run: RunSummary, notes: list[str]) -> DataSummary | None:
     given = run.settings["data"]
     try:
-        dataset = open_data(given)
+        dataset = open_data(given, [run.data_digest])
         if dataset.data_digest != run.data_digest:
-            notes.append(f"{dataset.path} no longer holds the data that {run.name} was trained on.")
+            notes.append(
+                f"{dataset.location} no longer holds the data that {run.name} was trained on."
+            )
             return None
         elements = _elements(dataset)
     except (ShardError, ConfigError) as error:

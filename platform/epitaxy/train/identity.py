@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import epitaxy
-from epitaxy.data.mixture import Data, Mixture, conflicts_of, members_of, open_data
+from epitaxy.data.mixture import Data, Mixture, conflicts_of, digests_of, members_of, open_data
 from epitaxy.data.order import BLOCK
 from epitaxy.errors import CheckpointError, ConfigError, PlanError
 from epitaxy.train.folders import read_json, write_json
@@ -105,7 +105,7 @@ def identify(settings: RunSettings) -> Identity:
     """
     run_dir = Path(settings.directory)
     stored = read_json(run_dir / RUN) if (run_dir / RUN).is_file() else None
-    dataset = open_data(settings.data)
+    dataset = open_data(settings.data, digests_of(stored["data"]) if stored else ())
     if stored is not None:
         check_same_run(stored, settings, dataset)
     parts = build_parts(settings)
@@ -170,7 +170,7 @@ def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Da
     if stored["data"]["digest"] != dataset.data_digest:
         raise PlanError(
             f"the run {settings.name!r} was started on data {stored['data']['digest'][:16]} from "
-            f"{stored['data']['path']}; {dataset.path} holds {dataset.data_digest[:16]}. Give the "
+            f"{stored['data']['path']}; {dataset.location} holds {dataset.data_digest[:16]}. Give the "
             "same data to resume it, or choose another run.name"
         )
 
@@ -182,7 +182,7 @@ def _hint_at_blocks(settings: RunSettings, dataset: Data) -> None:
         logger.warning(
             "%s is stored as Zarr, which decodes %d records at once; batch.shuffle=blocks reads "
             "each of these blocks once per epoch, and LMDB (epitaxy data convert) any record alone",
-            ", ".join(str(member.path) for member in compressed), BLOCK,
+            ", ".join(member.location for member in compressed), BLOCK,
         )  # fmt: skip
 
 
@@ -190,7 +190,7 @@ def _data(dataset: Data) -> dict[str, Any]:
     """Returns where the records are and what they are; with several data sets, of each."""
     data: dict[str, Any] = {
         "name": dataset.name,
-        "path": str(dataset.path),
+        "path": dataset.location,
         "digest": dataset.data_digest,
     }
     if isinstance(dataset, Mixture):

@@ -19,7 +19,7 @@ from typing import Any
 
 import epitaxy
 import epitaxy.errors
-from epitaxy.data.mixture import open_data
+from epitaxy.data.mixture import digests_of, open_data
 from epitaxy.data.selection import exclude_files
 from epitaxy.errors import ConfigError, EpitaxyError
 from epitaxy.train.checkpoint import CHECKPOINTS, FINAL
@@ -73,7 +73,9 @@ def launch(settings: RunSettings) -> RunResult:
     run_dir = Path(settings.directory)
     with locked(run_dir):
         if (run_dir / RESULT).is_file():
-            check_same_run(read_json(run_dir / RUN), settings, open_data(settings.data))
+            stored = read_json(run_dir / RUN)
+            data = open_data(settings.data, digests_of(stored["data"]))
+            check_same_run(stored, settings, data)
             logger.info("the run %r is finished; returning its result", settings.name)
             return _result(run_dir, resumed=True)
         identity = identify(settings)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from epitaxy.data.edge_cache import EdgeCache
-from epitaxy.data.mixture import Data, open_data
+from epitaxy.data.mixture import Data, digests_of, open_data
 from epitaxy.data.partition import make_plans
 from epitaxy.data.plan import Cursor, Plan
 from epitaxy.data.prefetch import Patience, prefetch
@@ -96,7 +96,7 @@ def plans_of(
 
 def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
     device = _device(settings.compute, in_ray=config["ray"])
-    dataset = open_data(settings.data)
+    dataset = open_data(settings.data, digests_of(config["extra"]["data"]))
     parts = build_parts(settings)
     encoder, objective = parts.model.encoder, parts.objective
     objective.adopt(config["extra"]["statistics"])
