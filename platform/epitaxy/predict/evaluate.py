@@ -69,8 +69,8 @@ def evaluate(
         _collect(predictor, records, first, fields, collected)
     if not any(part.target for part in collected.values()):
         raise NeedsError(
-            f"none of the {len(rows)} records of {dataset.location} ({split or 'given rows'}) has a "
-            f"label that {folder} predicts: {', '.join(sorted(fields))}"
+            f"none of the {len(rows)} records of {dataset.location} ({split or 'given rows'}) has "
+            f"a label that {folder} predicts: {', '.join(sorted(fields))}"
         )
     parities = {name: part.joined() for name, part in collected.items() if part.target}
     means = _training_means(predictor)
@@ -174,7 +174,8 @@ def _shared_fields(predictor: Predictor, dataset: Data) -> dict[str, LabelField]
         if field.unit != predictor.units[name]:
             raise NeedsError(
                 f"{predictor.folder} predicts {name!r} in {predictor.units[name]!r}, but "
-                f"{dataset.location} holds it in {field.unit!r}; prepare the data in the model's unit"
+                f"{dataset.location} holds it in {field.unit!r}; prepare the data in the model's "
+                "unit"
             )
     absent = sorted(set(predictor.units) - set(fields))
     if absent:

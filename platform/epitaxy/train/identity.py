@@ -170,8 +170,8 @@ def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Da
     if stored["data"]["digest"] != dataset.data_digest:
         raise PlanError(
             f"the run {settings.name!r} was started on data {stored['data']['digest'][:16]} from "
-            f"{stored['data']['path']}; {dataset.location} holds {dataset.data_digest[:16]}. Give the "
-            "same data to resume it, or choose another run.name"
+            f"{stored['data']['path']}; {dataset.location} holds {dataset.data_digest[:16]}. Give "
+            "the same data to resume it, or choose another run.name"
         )
 
 
