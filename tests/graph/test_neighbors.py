@@ -181,6 +181,14 @@ def test_an_empty_batch_has_no_edges():
     assert count_neighbors(*empty, [5.0, 8.0]).shape == (0, 2)
 
 
+@pytest.mark.parametrize("spec", [RADIUS, GraphSpec("nearest", 8.0, 6), GraphSpec("shell", 8.0, 6)])
+@pytest.mark.parametrize("offsets", [[0, 0, 1], [0, 1, 1]])
+def test_a_crystal_without_atoms_has_no_edges(spec, offsets):
+    cells, pbc = np.stack([np.eye(3) * 8.0] * 2), np.ones((2, 3), bool)
+    found = build_edges(spec, np.zeros((1, 3)), cells, pbc, np.array(offsets))
+    assert found.edge_offsets.tolist() == [6 * offset for offset in offsets]
+
+
 def test_counts_agree_with_the_edges(crystals, edges):
     record = crystals.triclinic(12, 6)
     arguments = (record.positions, record.cell[None], record.pbc[None], np.array([0, 6]))

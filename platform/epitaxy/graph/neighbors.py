@@ -30,7 +30,7 @@ from epitaxy.graph.search import (
     all_edges,
     checked,
     count_edges,
-    expected_edges,
+    densities,
 )
 from epitaxy.graph.spec import GraphSpec
 
@@ -211,18 +211,16 @@ def _grow(crystals: Crystals, spec: GraphSpec, radii: np.ndarray, most: np.ndarr
 
 
 def _first_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " graphs"]:
-    expected = expected_edges(crystals, np.ones(len(crystals.cells)))
-    per_volume = expected / np.diff(crystals.atom_offsets) - 16
-    guess = np.cbrt(2 * (spec.max_neighbors or 0) / per_volume) + 0.5
+    atoms_within_1 = 4 / 3 * np.pi * np.maximum(densities(crystals), 1e-6)
+    guess = np.cbrt(2 * (spec.max_neighbors or 0) / atoms_within_1) + 0.5
     return np.where(crystals.pbc.all(axis=1), guess, spec.cutoff)  # others have no density
 
 
 def _largest_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " graphs"]:
     if spec.rule == "nearest":
         return np.full(len(crystals.cells), spec.cutoff)
-    first, positions = crystals.atom_offsets[:-1], crystals.positions
-    extent = np.maximum.reduceat(positions, first) - np.minimum.reduceat(positions, first)
-    return np.where(crystals.pbc.any(axis=1), np.inf, np.linalg.norm(extent, axis=1) + 1.0)
+    span = np.ptp(crystals.positions, axis=0) if len(crystals.positions) else np.zeros(3)
+    return np.where(crystals.pbc.any(axis=1), np.inf, np.linalg.norm(span) + 1.0)
 
 
 def _bonds(found: Found, spec: GraphSpec) -> Found:

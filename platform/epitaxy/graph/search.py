@@ -248,6 +248,11 @@ def _edge_arrays(capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def expected_edges(crystals: Crystals, cutoffs: np.ndarray) -> Float64[np.ndarray, " graphs"]:
     """Returns the edges at uniform density, with some to spare; a guess that may be too low."""
-    atoms = np.diff(crystals.atom_offsets).astype(float)
-    density = atoms / np.maximum(np.abs(np.linalg.det(crystals.cells)), 1e-3)
-    return 1.1 * atoms * 4 / 3 * math.pi * cutoffs**3 * density + 16 * atoms
+    atoms = np.diff(crystals.atom_offsets)
+    return 1.1 * atoms * 4 / 3 * math.pi * cutoffs**3 * densities(crystals) + 16 * atoms
+
+
+def densities(crystals: Crystals) -> Float64[np.ndarray, " graphs"]:
+    """Returns atoms per Å³ of the cell."""
+    volumes = np.abs(np.linalg.det(crystals.cells))
+    return np.diff(crystals.atom_offsets) / np.maximum(volumes, 1e-3)
