@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,7 +118,7 @@ def fetch(uri: str, path: Path, entry: FileEntry) -> None:
         ShardError: If it cannot be fetched, or is not what the manifest says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part = _part(path)
 
     def attempt() -> None:
         files, remote = filesystem(uri)
@@ -237,6 +238,11 @@ def _mirror_splits(uri: str, mirror: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part-{os.getpid()}")
+    part = _part(path)
     part.write_bytes(content)
     part.replace(path)
+
+
+def _part(path: Path) -> Path:
+    """Returns where a file is written before it appears; another for every thread."""
+    return path.with_name(f".{path.name}.part-{os.getpid()}-{threading.get_ident()}")
