@@ -1,6 +1,6 @@
 """Draws docs/images/plan.png from a real plan: two data sets, four steps, two and three workers.
 
-    python docs/drawings/plan.py
+python docs/drawings/plan.py
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ def make_plan() -> tuple[Plan, np.ndarray]:
     """Returns a plan of two sets, 2 : 1, and the cost of each record."""
     rng = np.random.default_rng(4)
     edges = np.round(rng.lognormal(0.0, 0.6, sum(SIZES)) * 100).astype(np.int64)
-    keys = np.concatenate([keys_of(f"{n}{i}" for i in range(s)) for n, s in zip(NAMES, SIZES)])
-    sets = [SetShare(SIZES[0], 2.0, "frames"), SetShare(SIZES[1], 1.0, "surfaces")]
+    sets = zip(NAMES, SIZES, strict=True)
+    keys = np.concatenate([keys_of(f"{name}{i}" for i in range(size)) for name, size in sets])
+    shares = [SetShare(SIZES[0], 2.0, "frames"), SetShare(SIZES[1], 1.0, "surfaces")]
     costs = {"edges": edges, "atoms": np.zeros_like(edges)}
-    plan = Plan(keys, costs, edges=420, shuffle=Shuffle(seed=1), sets=sets, epoch_records=15)
+    plan = Plan(keys, costs, edges=420, shuffle=Shuffle(seed=1), sets=shares, epoch_records=15)
     return plan, edges
 
 
@@ -43,7 +44,7 @@ def tile(axes: Axes, row: int, x: float, y: float, edges: np.ndarray) -> float:
     own = row < SIZES[0]
     colour = COLOURS[0] if own else COLOURS[1]
     name = f"{'f' if own else 's'}{row if own else row - SIZES[0]}"
-    axes.add_patch(Rectangle((x, y), width, 0.7, facecolor=colour, edgecolor="white", linewidth=1.5))
+    axes.add_patch(Rectangle((x, y), width, 0.7, facecolor=colour, edgecolor="white", lw=1.5))
     axes.text(x + width / 2, y + 0.34, name, ha="center", va="center", color="white", fontsize=7)
     return x + width
 
@@ -73,7 +74,8 @@ def draw_shares(axes: Axes, plan: Plan, edges: np.ndarray, world: int, top: floa
         axes.plot([x + widest + 0.15] * 2, [low, top + 0.8], color="black", linewidth=1.2)
         x += widest + 0.3
     for rank in range(world):
-        axes.text(-0.2, top - 0.85 * rank + 0.34, f"rank {rank}", ha="right", va="center", fontsize=7)
+        middle = top - 0.85 * rank + 0.34
+        axes.text(-0.2, middle, f"rank {rank}", ha="right", va="center", fontsize=7)
 
 
 def main() -> None:
@@ -87,7 +89,8 @@ def main() -> None:
         axes.text(end + 0.2, 9.54 - 0.95 * index, told, va="center", fontsize=8, color=GREY)
     caption(axes, 8.75, "training records", "split, filtered, width = edges")
     axes.add_patch(FancyArrow(9, 8.05, 0, -0.5, width=0.05, head_width=0.25, color=GREY))
-    axes.text(9.4, 7.75, "order by a hash of (id, seed, pass); sets keep pace", fontsize=8, va="center")
+    told = "order by a hash of (id, seed, pass); sets keep pace"
+    axes.text(9.4, 7.75, told, fontsize=8, va="center")
     x = 0.0
     for step in range(plan.num_steps(0)):
         start = x
