@@ -62,7 +62,6 @@ CONTESTANTS = (
     Contestant("peer_alignn:matscipy", "alignn", "alignn torch graph (matscipy), batch"),
     Contestant("peer_alignn:torch", "alignn", "alignn torch graph, batch"),
     Contestant("peer_nvalchemi:naive", "nvalchemi", "nvalchemi naive list, no labels"),
-    Contestant("peer_nvalchemi:cell_list", "nvalchemi", "nvalchemi cell list, no labels"),
 )
 
 
