@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,\
 	$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 STAMP := $(VENV)/.installed
 
-.PHONY: help install quickstart test slow faults benchmarks lint ruff types spelling format docs build clean
+.PHONY: help install quickstart test slow faults fuzz benchmarks lint ruff types spelling format docs build clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -41,8 +41,12 @@ slow: install  ## Tests that take minutes each.
 faults: install  ## Everything that kills workers and drivers, slow or not.
 	$(BIN)/python -m pytest -m 'not gpu' --timeout 3600 tests/faults $(ARGS)
 
+fuzz: install  ## A million damaged inputs for every reader of stored bytes.
+	$(BIN)/python tests/fuzz/campaign.py --inputs 1000000 --out benchmarks/results/fuzz.csv $(ARGS)
+
 benchmarks: install  ## Speed comparisons; writes benchmarks/results/*.csv.
 	$(BIN)/python benchmarks/neighbors.py
+	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/data_path.py
 	$(BIN)/python benchmarks/force_step.py --out benchmarks/results/force_step.csv
 
