@@ -94,12 +94,17 @@ def test_asking_for_angles_that_were_not_built_is_refused():
         collate([CUBIC], [GraphSpec()]).cosines(GraphSpec())
 
 
+# PyG calls torch.jit.script on import.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_batches_carry_their_pairs_along(crystals):
     spec = GraphSpec(cutoff=4.0, line_graph=True, reverse=True)
     batch = collate([crystals.triclinic(1, 3)], [spec])
     moved = batch.to("cpu", dtype=torch.float64).graph(spec)
     assert moved.reverse.tolist() == batch.graph(spec).reverse.tolist()
     assert moved.line.source.tolist() == batch.graph(spec).line.source.tolist()
+    data = batch.to_pyg(spec)
+    assert data.pairs.tolist() == [moved.line.source.tolist(), moved.line.target.tolist()]
+    assert data.reverse.tolist() == moved.reverse.tolist()
 
 
 def composition(name, **amounts):

@@ -178,10 +178,16 @@ class CrystalBatch:
         return self.replace(**{f.name: _pin(getattr(self, f.name)) for f in fields(self)})
 
     def to_pyg(self, spec: GraphSpec) -> Any:
-        """Returns a ``torch_geometric.data.Data`` with the edges of ``spec``."""
+        """Returns a ``torch_geometric.data.Data`` with the edges of ``spec``.
+
+        ``pairs`` (2, pairs) is its line graph and ``reverse`` its reverse edges, if built.
+        """
         from torch_geometric.data import Data
 
         graph = self.graph(spec)
+        built = {"reverse": graph.reverse} if graph.reverse is not None else {}
+        if graph.line is not None:
+            built["pairs"] = torch.stack([graph.line.source, graph.line.target])
         return Data(
             z=self.numbers,
             pos=self.positions,
@@ -190,6 +196,7 @@ class CrystalBatch:
             edge_index=torch.stack([graph.source, graph.target]),
             shifts=graph.shifts,
             edge_weight=self.edge_vectors(spec).norm(dim=-1),
+            **built,
             **dict(self.labels),
         )
 
