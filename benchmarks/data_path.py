@@ -195,8 +195,14 @@ def draw(table: list[dict[str, Any]], path: Path) -> None:
         axes.text(high * 1.06, place, f"{ratio:.3g}", va="center", fontsize=9)
     axes.set_yticks(range(len(shown)), [f"{r['variant']}  [{r['starts_from']}]" for r in shown])
     axes.set_xscale("log")
-    axes.set_xlim(0.7, 2.2 * max(row["times_ours_max"] for row in table))
+    limit = 1.5 * max(row["times_ours_max"] for row in table)
+    axes.set_xlim(0.7, limit)
+    ticks = [tick for tick in (1, 2, 5, 10, 20, 50, 100, 200, 500) if tick < limit]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes.minorticks_off()
     axes.set_xlabel("CPU time per structure, epitaxy = 1 (median of rounds; line: spread)")
+    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
+    axes.legend(handles, [f"starts from {start}" for start in colours], frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=130)
