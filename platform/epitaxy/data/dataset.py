@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -86,7 +88,8 @@ class Dataset:
         self.remote = remote
         self._arrays: dict[str, np.ndarray] = {}
         self._files = {entry.path: entry for entry in manifest.files}
-        self._firsts = np.array([shard.first for shard in manifest.shards], dtype=np.int64)
+        self._firsts = [shard.first for shard in manifest.shards]
+        self._places = [path / shard.path for shard in manifest.shards]
 
     @classmethod
     def open(
@@ -254,15 +257,19 @@ class Dataset:
             ShardError: If a shard is damaged or missing.
             IndexError: If a row is out of range.
         """
-        wanted = np.asarray(rows, dtype=np.int64)
-        if len(wanted) and (wanted.min() < 0 or wanted.max() >= len(self)):
-            raise IndexError(f"rows must be 0 to {len(self) - 1}, got {wanted.tolist()}")
-        shards = np.searchsorted(self._firsts, wanted, side="right") - 1
+        # Plain Python: a single record is read as often as thousands, and in microseconds.
+        wanted: list[int] = rows.tolist() if isinstance(rows, np.ndarray) else list(rows)
+        if wanted and (min(wanted) < 0 or max(wanted) >= len(self)):
+            raise IndexError(f"rows must be 0 to {len(self) - 1}, got {wanted}")
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(wanted):
+            places.setdefault(bisect_right(self._firsts, row) - 1, []).append(place)
+        if len(places) == 1:
+            return self._read_shard(next(iter(places)), wanted)
         blobs: list[bytes] = [b""] * len(wanted)
-        for index in np.unique(shards).tolist():
-            places = np.flatnonzero(shards == index)
-            found = self._read_shard(self.manifest.shards[index], wanted[places])
-            for place, blob in zip(places.tolist(), found, strict=True):
+        for index in sorted(places):
+            found = self._read_shard(index, [wanted[place] for place in places[index]])
+            for place, blob in zip(places[index], found, strict=True):
                 blobs[place] = blob
         return blobs
 
@@ -288,25 +295,26 @@ class Dataset:
 
         check_everything(self, workers=workers, progress=progress)
 
-    def _read_shard(self, shard: ShardEntry, rows: np.ndarray) -> list[bytes]:
+    def _read_shard(self, index: int, rows: list[int]) -> list[bytes]:
         """Returns records of one shard; a fetched copy that turns out damaged is fetched again."""
         try:
-            return self._read_checked(shard, rows)
+            return self._read_checked(index, rows)
         except ShardError:
-            if self.remote is None or not self.remote.cache.discard(shard):
+            if self.remote is None or not self.remote.cache.discard(self.manifest.shards[index]):
                 raise
-        return self._read_checked(shard, rows)
+        return self._read_checked(index, rows)
 
-    def _read_checked(self, shard: ShardEntry, rows: np.ndarray) -> list[bytes]:
-        place: Path | str = self.path / shard.path
+    def _read_checked(self, index: int, rows: list[int]) -> list[bytes]:
+        shard = self.manifest.shards[index]
+        place: Path | str = self._places[index]
         if self.remote is not None:
             place = self.remote.place(shard, self.manifest.storage)
         elif self.verify_when == "first_read":
-            _check_once(self.path, shard)
+            _check_once(self._places[index], self.path, shard)
         elif self.manifest.storage == "lmdb":
             check_size(self.path, shard)  # reading behind the end of a cut file would be a SIGBUS
         try:
-            blobs = storage(self.manifest.storage).read_shard(place, rows.tolist())
+            blobs = storage(self.manifest.storage).read_shard(place, rows)
         except ShardError:
             self._suspect(shard)
             raise
@@ -315,12 +323,12 @@ class Dataset:
         return blobs
 
     def _compare(
-        self, shard: ShardEntry, place: Path | str, rows: np.ndarray, blobs: Sequence[bytes]
+        self, shard: ShardEntry, place: Path | str, rows: list[int], blobs: Sequence[bytes]
     ) -> None:
-        digests = self.digests(rows)
+        digests = self.digests(np.array(rows))
         wrong = [
             row
-            for row, blob, digest in zip(rows.tolist(), blobs, digests, strict=True)
+            for row, blob, digest in zip(rows, blobs, digests, strict=True)
             if record_digest(blob) != digest.hex()
         ]
         if wrong:
@@ -351,17 +359,19 @@ class Dataset:
             entry = self._files.get(f"{self.manifest.sidecars}/{name}.npy")
             if entry is None:
                 raise ShardError(f"{self.path} has no array {name!r}; prepare the data set again")
-            _check_once(self.path, entry)
+            _check_once(self.path / entry.path, self.path, entry)
             array: Any = np.load(self.path / entry.path, mmap_mode="r", allow_pickle=False)
             self._arrays[name] = array
         return self._arrays[name]
 
 
-def _check_once(folder: Path, entry: FileEntry) -> None:
+def _check_once(place: Path, folder: Path, entry: FileEntry) -> None:
     """Checks a file against its checksum unless this process has done so since it changed."""
-    path = folder / entry.path
-    status = path.stat() if path.exists() else None
-    key = (str(path), entry.sha256, status and (status.st_ino, status.st_mtime_ns))
+    try:
+        status = os.stat(place)
+        key = (entry.sha256, status.st_dev, status.st_ino, status.st_mtime_ns)
+    except OSError:
+        key = (entry.sha256, 0, 0, 0)
     if key not in _intact:
         check_content(folder, entry)
         _intact.add(key)

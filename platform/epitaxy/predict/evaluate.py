@@ -60,9 +60,7 @@ def evaluate(
     """
     predictor = Predictor(folder, max_atoms=max_atoms, device=device, trusted_only=trusted_only)
     if len(rows) == 0:
-        raise NeedsError(
-            f"no records to evaluate: the split {split!r} of {dataset.location} is empty"
-        )
+        raise NeedsError(f"no records to evaluate: split {split!r} of {dataset.location} is empty")
     fields = _shared_fields(predictor, dataset)
     collected: dict[str, _Collected] = {name: _Collected() for name in _names(fields)}
     for first, records in _chunks(dataset, rows):
