@@ -48,6 +48,11 @@ benchmarks: install  ## Speed comparisons; writes benchmarks/results/*.csv.
 	$(BIN)/python benchmarks/neighbors.py
 	$(BIN)/python benchmarks/plan.py
 	$(BIN)/python benchmarks/data_path.py
+	$(BIN)/python benchmarks/storage.py
+	$(BIN)/python benchmarks/zarr_path.py
+	$(BIN)/python benchmarks/ray_feed.py
+	$(BIN)/python benchmarks/edge_cache.py
+	$(BIN)/python benchmarks/epoch_profile.py
 	$(BIN)/python benchmarks/force_step.py --out benchmarks/results/force_step.csv
 
 lint: ruff types spelling  ## Style, types and spelling.

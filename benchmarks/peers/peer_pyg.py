@@ -17,16 +17,16 @@ from torch_geometric.data import Batch, Data
 
 from peers.frames import CUTOFF, Frame, Frames
 
-Edges = tuple[np.ndarray, np.ndarray, np.ndarray]
+Edges = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def neighbours(positions: np.ndarray, cell: np.ndarray) -> Edges:
-    """Returns centres, neighbours and images from pymatgen's Cython kernel on bare arrays."""
+    """Returns centres, neighbours, images and distances from pymatgen's Cython kernel."""
     x, pbc = np.ascontiguousarray(positions), np.ones(3, dtype=np.int64)
     cell = np.ascontiguousarray(cell)
     centre, neighbour, image, distance = find_points_in_spheres(x, x, CUTOFF, pbc, cell, tol=1e-8)
     apart = distance > 1e-8
-    return centre[apart], neighbour[apart], image[apart]
+    return centre[apart], neighbour[apart], image[apart], distance[apart]
 
 
 def graph_of(frame: Frame, edges: Edges | None) -> Data:
@@ -40,9 +40,10 @@ def graph_of(frame: Frame, edges: Edges | None) -> Data:
         stress=torch.from_numpy(frame.stress).float()[None],
     )
     if edges is not None:
-        centre, neighbour, image = edges
+        centre, neighbour, image, distance = edges
         data.edge_index = torch.from_numpy(np.stack([neighbour, centre]).astype(np.int64))
-        data.cell_offsets = torch.from_numpy(image.astype(np.int64))
+        data.cell_offsets = torch.from_numpy(image.astype(np.float32))
+        data.distances = torch.from_numpy(distance.astype(np.float32))
     return data
 
 
@@ -93,7 +94,7 @@ def sqlite(kernel: bool) -> Callable[[Frames, Path], Callable[[list[int]], int]]
             if kernel:
                 return graph_of(frame, neighbours(frame.positions, frame.cell))
             structure = AseAtomsAdaptor.get_structure(atoms)
-            return graph_of(frame, structure.get_neighbor_list(CUTOFF)[:3])
+            return graph_of(frame, structure.get_neighbor_list(CUTOFF))
 
         return lambda rows: Batch.from_data_list([graph(row) for row in rows]).num_edges
 

@@ -31,7 +31,7 @@ def test_every_example_works(
     grown = Dataset.open("data/frames")
     assert (len(Dataset.open("data/frames", version=1)), len(grown)) == (60, 96)
     back = Dataset.open("data/back")
-    zarr = Dataset.open("memory://bucket/frames-zarr")
+    zarr = Dataset.open("local://bucket/frames-zarr")
     assert zarr.data_digest == back.data_digest == grown.data_digest
     assert len(Dataset.open("data/back", version=1)) == 60
     assert zarr.read([95, 3]) == grown.read([95, 3])
