@@ -341,3 +341,16 @@ def test_many_processes_write_the_same_bytes(tmp_path: Path) -> None:
     assert one.data_digest == two.data_digest
     assert [f.sha256 for f in one.files] == [f.sha256 for f in two.files]
     assert Dataset.open(tmp_path / "two").ids.tolist() == [f"f{n}" for n in range(700)]
+
+
+def test_records_of_a_program_are_parsed_by_several_processes(
+    crystals: Any, tmp_path: Path
+) -> None:
+    """More than this process does by itself before it starts others."""
+    records = [
+        crystals.triclinic(seed, 2).replace(id=f"r{seed:03d}", group="") for seed in range(330)
+    ]
+    one = prepare(iter(records), tmp_path / "one", checks="off", progress=False)
+    two = prepare(iter(records), tmp_path / "two", checks="off", progress=False, workers=2)
+    assert two.num_records == 330
+    assert [shard.sha256 for shard in two.shards] == [shard.sha256 for shard in one.shards]

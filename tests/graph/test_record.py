@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -150,3 +151,12 @@ def test_a_sheared_cell_keeps_its_volume() -> None:
     cell[1] += 1e5 * cell[0]
     record = CrystalRecord("sheared", np.array([11]), np.zeros((1, 3)), cell)
     assert record.volume == pytest.approx(64.0)
+
+
+def test_a_record_travels_to_other_processes(crystals):
+    record = crystals.triclinic(3, 4)
+    labelled = record.replace(labels={"energy": Label(-1.5, "eV", "PBE")})
+    copy = pickle.loads(pickle.dumps(labelled))
+    assert copy == labelled
+    with pytest.raises(TypeError):
+        copy.labels["energy"] = Label(0.0, "eV")

@@ -109,6 +109,12 @@ class CrystalRecord:
         _check_volume(self)
         _check_labels(self)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "labels": dict(self.labels)}  # a mapping proxy cannot be pickled
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, labels=MappingProxyType(state["labels"]))
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CrystalRecord):
             return NotImplemented
