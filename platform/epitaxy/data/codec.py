@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from math import prod
 from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +41,7 @@ _PACK_MAGIC = b"EPXP"
 _PACK_HEADER = struct.Struct("<4sII4x")
 _PER_ATOM = 0x80
 _FILL = [bytes(-size % 8) for size in range(8)]
+_U1, _F4, _F8 = np.dtype("u1"), np.dtype("<f4"), np.dtype("<f8")
 _PBC = tuple(np.array([bool(bits >> axis & 1) for axis in range(3)]) for bits in range(8))
 for _flags in _PBC:
     _flags.setflags(write=False)
@@ -157,9 +159,9 @@ def decode(blob: Blob) -> CrystalRecord:
     return assemble_record(
         identity,
         str(blob[group_at:schema_at], "utf-8", "replace") or identity,
-        np.frombuffer(blob, np.uint8, atoms, numbers_at),
-        np.frombuffer(blob, np.float64, 3 * atoms, _HEADER.size + 72).reshape(atoms, 3),
-        np.frombuffer(blob, np.float64, 9, _HEADER.size).reshape(3, 3),
+        np.ndarray((atoms,), _U1, blob, numbers_at),
+        np.ndarray((atoms, 3), _F8, blob, _HEADER.size + 72),
+        np.ndarray((3, 3), _F8, blob, _HEADER.size),
         _PBC[bits & 7],
         _labels(blob, schema, values_at, atoms),
     )
@@ -172,7 +174,7 @@ def assemble_record(
     positions: np.ndarray,
     cell: np.ndarray,
     pbc: np.ndarray,
-    labels: Mapping[str, Label],
+    labels: dict[str, Label],
 ) -> CrystalRecord:
     """Returns a record without running its checks; only for bytes that a checksum vouches for."""
     record = object.__new__(CrystalRecord)
@@ -182,19 +184,10 @@ def assemble_record(
         positions=positions,
         cell=cell,
         pbc=pbc,
-        labels=MappingProxyType(dict(labels)),
+        labels=MappingProxyType(labels),
         group=group,
     )
     return record
-
-
-def assemble_label(value: np.ndarray, field: LabelField) -> Label:
-    """Returns a label without copying or converting ``value``."""
-    label = object.__new__(Label)
-    label.__dict__.update(
-        value=value, unit=field.unit, scheme=field.scheme, per_atom=field.per_atom
-    )
-    return label
 
 
 def record_digest(blob: Blob) -> str:
@@ -250,9 +243,20 @@ def _schema_entry(field: LabelField) -> bytes:
     return b"".join([head, *texts, np.array(field.shape, dtype="<u4").tobytes()])
 
 
+class _Column(NamedTuple):
+    """A label as the schema describes it, made ready for reading its values."""
+
+    name: str
+    per_atom: bool
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    row_bytes: int
+    attributes: Mapping[str, Any]
+
+
 @lru_cache(maxsize=1024)
-def _parse_schema(schema: bytes) -> tuple[LabelField, ...]:
-    fields, at = [], 0
+def _parse_schema(schema: bytes) -> tuple[_Column, ...]:
+    columns, at = [], 0
     try:
         while at < len(schema):
             flags, *sizes = _SCHEMA_ENTRY.unpack_from(schema, at)
@@ -261,26 +265,28 @@ def _parse_schema(schema: bytes) -> tuple[LabelField, ...]:
             for size in sizes:
                 texts.append(schema[at : at + size].decode())
                 at += size
-            dimensions = flags & ~_PER_ATOM
+            dimensions, per_atom = flags & ~_PER_ATOM, bool(flags & _PER_ATOM)
             shape = struct.unpack_from(f"<{dimensions}I", schema, at)
             at += 4 * dimensions
-            fields.append(LabelField(texts[0], texts[1], shape, bool(flags & _PER_ATOM), texts[2]))
+            dtype = _F4 if per_atom else _F8
+            attributes = {"unit": texts[1], "scheme": texts[2], "per_atom": per_atom}
+            row_bytes = prod(shape) * dtype.itemsize
+            columns.append(_Column(texts[0], per_atom, shape, dtype, row_bytes, attributes))
     except (struct.error, UnicodeDecodeError) as error:
         raise ShardError(f"damaged record: its label schema cannot be read ({error})") from error
-    return tuple(fields)
+    return tuple(columns)
 
 
-def _labels(blob: Blob, schema: tuple[LabelField, ...], at: int, atoms: int) -> dict[str, Label]:
+def _labels(blob: Blob, schema: tuple[_Column, ...], at: int, atoms: int) -> dict[str, Label]:
     labels = {}
-    for field in schema:
-        shape = (atoms, *field.shape) if field.per_atom else field.shape
-        count = prod(shape)
-        size = count * (4 if field.per_atom else 8)
+    for name, per_atom, row_shape, dtype, row_bytes, attributes in schema:
+        shape, size = row_shape, row_bytes
+        if per_atom:
+            shape, size = (atoms, *row_shape), atoms * row_bytes
         if at + size > len(blob):
-            raise ShardError(f"damaged record: label {field.name!r} reaches beyond its end")
-        dtype = np.float32 if field.per_atom else np.float64
-        value = np.frombuffer(blob, dtype, count, at).reshape(shape)
-        labels[field.name] = assemble_label(value, field)
+            raise ShardError(f"damaged record: label {name!r} reaches beyond its end")
+        label = labels[name] = object.__new__(Label)  # its checks held when it was encoded
+        label.__dict__.update(attributes, value=np.ndarray(shape, dtype, blob, at))
         at += _align(size)
     if at != len(blob):
         raise ShardError(f"damaged record: {len(blob)} bytes, its labels end at {at}")
