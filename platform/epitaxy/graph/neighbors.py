@@ -152,34 +152,24 @@ def _nearest(
     """Returns the nearest edges of each centre, and how far the last one it must have is (Å)."""
     chosen = np.empty(len(found.source) + 1, np.int64)
     last = np.empty(len(crystals.positions))
-    arguments = (
-        crystals.positions,
-        crystals.cells,
-        crystals.graph_index(),
-        found.source,
-        found.shifts,
-        found.row_offsets,
-        spec.max_neighbors,
-    )
+    arguments = _row_arguments(crystals, found)
     if spec.completes_shells:
-        kept = nearest_shells(*arguments, spec.tie_width, chosen, last)
+        kept = nearest_shells(*arguments, spec.max_neighbors, spec.tie_width, chosen, last)
     else:
-        kept = nearest(*arguments, spec.rule == "nearest", chosen, last)
+        kept = nearest(*arguments, spec.max_neighbors, spec.rule == "nearest", chosen, last)
     return found.take(chosen[: kept.sum()], kept), last
 
 
 def _nearest_images(crystals: Crystals, found: Found) -> Found:
     chosen = np.empty(len(found.source) + 1, np.int64)
-    kept = nearest_images(
-        crystals.positions,
-        crystals.cells,
-        crystals.graph_index(),
-        found.source,
-        found.shifts,
-        found.row_offsets,
-        chosen,
-    )
+    kept = nearest_images(*_row_arguments(crystals, found), chosen)
     return found.take(chosen[: kept.sum()], kept)
+
+
+def _row_arguments(crystals: Crystals, found: Found) -> tuple[np.ndarray, ...]:
+    """Returns what every kernel that picks edges row by row takes first."""
+    places = (crystals.positions, crystals.cells, crystals.graph_index())
+    return *places, found.source, found.shifts, found.row_offsets
 
 
 def _nearest_of_few(crystals: Crystals, spec: GraphSpec) -> Found:
@@ -219,8 +209,11 @@ def _first_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " g
 def _largest_radii(crystals: Crystals, spec: GraphSpec) -> Float64[np.ndarray, " graphs"]:
     if spec.rule == "nearest":
         return np.full(len(crystals.cells), spec.cutoff)
-    span = np.ptp(crystals.positions, axis=0) if len(crystals.positions) else np.zeros(3)
-    return np.where(crystals.pbc.any(axis=1), np.inf, np.linalg.norm(span) + 1.0)
+    most = np.full(len(crystals.cells), np.inf)
+    for graph in np.flatnonzero(~crystals.pbc.any(axis=1)).tolist():
+        atoms = crystals.positions[crystals.atoms_of(graph)]
+        most[graph] = np.linalg.norm(np.ptp(atoms, axis=0)) + 1.0 if len(atoms) else 0.0
+    return most
 
 
 def _bonds(found: Found, spec: GraphSpec) -> Found:

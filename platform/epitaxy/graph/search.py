@@ -253,6 +253,7 @@ def expected_edges(crystals: Crystals, cutoffs: np.ndarray) -> Float64[np.ndarra
 
 
 def densities(crystals: Crystals) -> Float64[np.ndarray, " graphs"]:
-    """Returns atoms per Å³ of the cell."""
+    """Returns atoms per Å³ of the cell: at most 1/3, also where a cell without volume is given."""
+    atoms = np.diff(crystals.atom_offsets)
     volumes = np.abs(np.linalg.det(crystals.cells))
-    return np.diff(crystals.atom_offsets) / np.maximum(volumes, 1e-3)
+    return atoms / np.maximum(volumes, 3.0 * np.maximum(atoms, 1))  # diamond has 5.7 Å³ per atom
