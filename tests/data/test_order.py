@@ -4,9 +4,16 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from epitaxy.data.order import BLOCK, SetShare, Shuffle, merged
+from epitaxy.data.order import BLOCK, SetShare, Shuffle, merged, ranked
 from epitaxy.data.plan import Plan
 from epitaxy.data.sidecars import keys_of
+
+
+@given(st.lists(st.integers(0, 9) | st.integers(2**64 - 10, 2**64 - 1), max_size=300))
+def test_words_are_ranked_by_all_their_bits(values):
+    """Words that differ in their lowest bits only, where the fast sort keeps an index instead."""
+    words = np.array(values, dtype=np.uint64)
+    assert ranked(words).tolist() == np.argsort(words, kind="stable").tolist()
 
 
 def test_blocks_are_read_whole_and_shuffled_within_a_window():
