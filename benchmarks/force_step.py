@@ -25,6 +25,7 @@ from torch_geometric.nn import CGConv
 
 from epitaxy.encoders.basis import GaussianBasis
 from epitaxy.encoders.cgcnn import CGCNN
+from epitaxy.encoders.contract import Encoding
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.collate import collate
 from epitaxy.graph.record import CrystalRecord, Label, LabelField
@@ -58,7 +59,7 @@ class PlainPyG(nn.Module):
         node = self.embedding(batch.numbers)
         for convolution in self.convolutions:
             node = convolution(node, edge_index, features)
-        return self.head(node, batch)
+        return self.head(Encoding(node=node), batch)
 
 
 class Ours(nn.Module):
@@ -71,7 +72,7 @@ class Ours(nn.Module):
 
     def forward(self, batch: CrystalBatch) -> Tensor:
         """Returns the energy of each crystal."""
-        return self.head(self.encoder(batch).node, batch)
+        return self.head(self.encoder(batch), batch)
 
 
 def crystals(count: int, seed: int) -> list[CrystalRecord]:

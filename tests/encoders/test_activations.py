@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from epitaxy.encoders.activations import activation
+from epitaxy.encoders.activations import activation, smooth_activation
 from epitaxy.errors import ConfigError
 
 
@@ -15,5 +15,5 @@ def test_values_by_hand() -> None:
 
 
 def test_relu_is_refused_because_forces_need_curvature() -> None:
-    with pytest.raises(ConfigError, match="unknown activation 'relu'"):
-        activation("relu")
+    with pytest.raises(ConfigError, match="relu has no curvature"):
+        smooth_activation("relu")

@@ -9,7 +9,7 @@ import torch
 from epitaxy.errors import NeedsError, RecordError
 from epitaxy.graph.collate import collate
 from epitaxy.graph.neighbors import _with_reverse
-from epitaxy.graph.record import AMOUNT, CrystalRecord, Label
+from epitaxy.graph.record import AMOUNT, CrystalRecord, Label, LabelField
 from epitaxy.graph.search import Found
 from epitaxy.graph.spec import GraphSpec
 
@@ -63,6 +63,17 @@ def test_edges_meet_where_one_ends_and_the_other_begins(crystals, edges, spec):
 def test_edges_of_an_atom_to_its_own_images_meet_each_other_but_not_themselves(edges):
     found = edges(CUBIC, GraphSpec(cutoff=3.0, line_graph=True))
     assert len(found.meetings[0]) == 6 * 5
+
+
+@pytest.mark.parametrize("self_angles", [False, True])
+def test_a_larger_cell_has_the_same_angles_only_with_those_of_an_edge_with_itself(self_angles):
+    """Simple cubic: 6 edges into an atom and 6 out of it make 36 angles, 6 of them straight."""
+    spec = GraphSpec(cutoff=3.0, line_graph=True, self_angles=self_angles)
+    doubled = CrystalRecord("2", [1, 1], [[0, 0, 0], [3.0, 0, 0]], np.diag([6.0, 3.0, 3.0]))
+    batches = [collate([record], [spec], (), torch.float64) for record in (CUBIC, doubled)]
+    straight = [int((batch.cosines(spec) < -1 + 1e-9).sum()) for batch in batches]
+    assert straight == ([6, 12] if self_angles else [0, 4])
+    assert batches[0].graph(spec).line.num_pairs == (36 if self_angles else 30)
 
 
 def test_cosines_are_those_of_plain_geometry(crystals):
@@ -151,10 +162,25 @@ def test_roost_pairs_the_same_elements(reference_dir):
 
 
 def test_structures_and_compositions_are_not_confused(crystals):
-    with pytest.raises(RecordError, match="is a structure, but graph rule 'composition'"):
-        collate([crystals.triclinic(1, 3)], [GraphSpec("composition")])
+    with pytest.raises(RecordError, match="give each its own view"):
+        collate([crystals.triclinic(1, 3)], [GraphSpec("composition"), GraphSpec()])
     with pytest.raises(RecordError, match="is a composition, but graph rule 'radius'"):
         collate([composition("a", Na=1, Cl=1)], [GraphSpec()])
+
+
+def test_a_structure_is_read_as_its_composition(crystals):
+    spec = GraphSpec("composition")
+    salt = crystals.labelled(crystals.perovskite())  # BaTiO3
+    fields = [LabelField("energy", "eV"), LabelField("forces", "eV/Å", (3,), per_atom=True)]
+    batch = collate([salt, composition("a", Na=1, Cl=1)], [spec], fields)
+    assert batch.numbers.tolist() == [8, 22, 56, 11, 17]
+    assert batch.amounts.tolist() == [3, 1, 1, 1, 1]
+    assert batch.num_atoms.tolist() == [3, 2]
+    assert batch.graph(spec).num_edges == 9 + 4
+    assert batch.labels["energy"][0] == pytest.approx(float(salt.labels["energy"].value))
+    assert not batch.masks["forces"].any()  # there are no atoms to bear them
+    assert collate([], [spec]).amounts.shape == (0,)
+    assert collate([salt], [GraphSpec()]).amounts is None
 
 
 def test_a_cap_on_images_loses_neighbours_of_short_cells(edges, rows):

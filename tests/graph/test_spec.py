@@ -29,6 +29,7 @@ from epitaxy.graph.spec import GraphSpec
         ({"max_neighbors": 0}, "at least 1"),
         ({"rule": "nearest"}, "needs max_neighbors"),
         ({"padded": True}, "only meaningful with rule 'nearest'"),
+        ({"self_angles": True}, "only meaningful with line_graph=true"),
     ],
 )
 def test_a_rule_that_makes_no_sense_is_refused(arguments, message):
@@ -55,6 +56,7 @@ def test_the_digest_tells_rules_apart_and_is_stable():
         GraphSpec("shell", 8.0, 12, repeats="self"),
         GraphSpec("shell", 8.0, 12, repeats="mutual"),
         GraphSpec("shell", 8.0, 12, line_graph=True),
+        GraphSpec("shell", 8.0, 12, line_graph=True, self_angles=True),
         GraphSpec(max_images=2),
         GraphSpec(reverse=True),
         GraphSpec("minimum_image"),

@@ -33,6 +33,8 @@ class PairEncoder(nn.Module):
     invariances: frozenset[str] = frozenset()
     blocks = ("gain",)
     node_width = 2
+    graph_width = 0
+    vector_width = 0
 
     def __init__(self, *, provides: tuple[str, ...] = ("node", "position_grad")) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ class Case:
 
     def run(self, batch: CrystalBatch) -> Tensor:
         """The original's output: normalised, or log-probabilities of two classes."""
-        raw = self.model.head["scalar"](self.model.encoder(batch).node, batch)
+        raw = self.model.head["scalar"](self.model.encoder(batch), batch)
         return torch.log_softmax(raw, dim=-1) if self.classifies else raw.unsqueeze(-1)
 
     def predict(self, batch: CrystalBatch) -> Tensor:
@@ -144,7 +144,7 @@ def test_our_own_graphs_have_the_same_distances_and_predictions(pair: str) -> No
     compared = 0
     for name in names():
         batch = collate([record(name)], [spec])
-        distances = reference.model.encoder.distances(batch).reshape(-1, spec.max_neighbors)
+        distances = batch.distances(spec).reshape(-1, spec.max_neighbors)
         expected = np.sort(inputs()[f"{name}/nbr_dist"], axis=1).astype(np.float32)
         close(distances, expected, rtol=0.0, atol=DISTANCE)
         if inputs()[f"{name}/tie_at_cut"].any():

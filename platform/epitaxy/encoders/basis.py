@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -45,6 +46,38 @@ class GaussianBasis(nn.Module):
         """Returns the features of each distance (Å)."""
         scaled = (distances.unsqueeze(-1) - self.centers) / self.width
         return torch.exp(-scaled.square())
+
+
+class ExpNormalBasis(nn.Module):
+    """``c(d) exp(−β_k (exp(−α d) − μ_k)²)`` with ``α = 5 / R``: (edges,) in Å → (edges, size).
+
+    At first the ``μ_k`` are evenly spaced on [exp(−R), 1] and ``β_k = (2 (1 − exp(−R)) / K)⁻²``, so
+    that functions are narrow close to the atom; both are learnt (Unke & Meuwly 2019, as used by
+    TorchMD-Net).
+
+    Args:
+        size: ``K``, number of functions.
+        cutoff: ``R`` in Å.
+        envelope: ``c``.
+    """
+
+    def __init__(self, size: int, cutoff: float, envelope: EnvelopeName = "cosine") -> None:
+        super().__init__()
+        if size < 2 or not cutoff > 0:
+            raise ConfigError(f"a basis needs size ≥ 2 and cutoff > 0, got {size} and {cutoff}")
+        check_envelope(envelope)
+        self.size = size
+        self.cutoff = cutoff
+        self.envelope: EnvelopeName = envelope
+        start = math.exp(-cutoff)
+        self.means = nn.Parameter(torch.linspace(start, 1.0, size))
+        self.betas = nn.Parameter(torch.full((size,), (2.0 / size * (1.0 - start)) ** -2))
+
+    def forward(self, distances: Distances) -> Float[Tensor, "edges size"]:
+        """Returns the features of each distance (Å)."""
+        decayed = torch.exp(-5.0 / self.cutoff * distances).unsqueeze(-1)
+        weight = cutoff_envelope(self.envelope, distances, self.cutoff).unsqueeze(-1)
+        return weight * torch.exp(-self.betas * (decayed - self.means).square())
 
 
 def cutoff_envelope(name: EnvelopeName, distances: Distances, cutoff: float) -> Distances:

@@ -1,24 +1,31 @@
-"""Crystal graph convolutional network (Xie & Grossman, Phys. Rev. Lett. 120, 145301, 2018)."""
+"""Crystal graph convolutional network (Xie & Grossman, Phys. Rev. Lett. 120, 145301, 2018).
+
+Its descendants CrysXPP, CrysGNN and Crystal Twins differ in how atoms enter and leave.
+"""
 
 from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from epitaxy.encoders.activations import ActivationName, activation
+from epitaxy.encoders.activations import ActivationName, smooth_activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
-from epitaxy.encoders.contract import Encoding, Provision
+from epitaxy.encoders.concatenation import ConcatenationLinear
+from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.elements import ElementFeatures
+from epitaxy.encoders.invariances import invariances_of
 from epitaxy.encoders.norms import COUPLING, NormName, make_norm
-from epitaxy.errors import ConfigError, RecordError, closest
+from epitaxy.encoders.pooling import pool
+from epitaxy.encoders.segments import segment_sum
+from epitaxy.encoders.taps import Tap
+from epitaxy.errors import ConfigError, closest
 from epitaxy.graph.batch import CrystalBatch
-from epitaxy.graph.elements import atom_features, known_elements
 from epitaxy.graph.spec import GraphSpec, Ties
-from epitaxy.shapes import AtomicNumbers, Distances, EdgeIndex, NodeFeatures
+from epitaxy.shapes import EdgeIndex, GraphFeatures, NodeFeatures
 
 Rule = Literal["radius", "nearest"]
 Padding = Literal["index0", "masked"]
@@ -36,8 +43,7 @@ class CGCNN(nn.Module):
 
     with element features ``x`` (92 binned properties, the table of Xie & Grossman), Gaussians
     ``φ``, envelope ``c``, core activation ``g`` and outer activation ``h``. ``encoding.node`` is
-    the last ``v``, (atoms, width). ``W`` is applied to its three parts separately, so the two
-    atom parts cost one product per atom instead of one per edge.
+    the last ``v``, (atoms, width).
 
     The original (``cgcnn_paper``) has ``c`` = 1, ``scale`` = 1, ``g`` = ``h`` = softplus, batch
     norms, and the 12 nearest neighbours; both norms and ``h`` are in the authors' code, not in
@@ -45,6 +51,13 @@ class CGCNN(nn.Module):
     # Differs from Xie & Grossman 2018 in the preset ``cgcnn``: all neighbours within the cutoff,
     an envelope, a constant ``scale`` in place of the norms. So the energy is smooth, twice
     differentiable, and additive over distant fragments.
+
+    CrysXPP (Das et al., npj Comput. Mater. 8, 43, 2022) weighs the element features by a learnt
+    mask first: ``feature_selector``. The encoder of CrysGNN (Das et al., AAAI 37, 7323, 2023) has
+    no ``b_e`` and ends with ``v / ‖v‖``: ``embedding_bias``, ``unit_length``. That of Crystal
+    Twins (Magar et al., npj Comput. Mater. 8, 231, 2022) goes on to a crystal vector
+    ``softplus(W_c softplus(mean v) + b_c)``, which is what its fine-tuning starts from:
+    ``crystal_width``.
 
     Args:
         width: Features per atom.
@@ -66,12 +79,16 @@ class CGCNN(nn.Module):
         norm: ``batch``, ``sync_batch`` (batch over all workers), ``layer`` or ``none``.
         core_activation: ``g``: ``silu``, ``softplus`` or ``none``.
         outer_activation: ``h``; the same choices.
+        embedding_bias: Whether there is a ``b_e``.
+        feature_selector: Whether element features are multiplied by a learnt mask (at first 1).
+        unit_length: Whether the states of atoms end up with length 1.
+        crystal_width: Width of the crystal vector; 0 for none.
 
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
     """
 
-    features: Tensor
+    vector_width = 0
 
     def __init__(
         self,
@@ -91,6 +108,10 @@ class CGCNN(nn.Module):
         norm: NormName = "none",
         core_activation: ActivationName = "silu",
         outer_activation: ActivationName = "none",
+        embedding_bias: bool = True,
+        feature_selector: bool = False,
+        unit_length: bool = False,
+        crystal_width: int = 0,
     ) -> None:
         super().__init__()
         if layers < 1 or width < 1:
@@ -103,32 +124,35 @@ class CGCNN(nn.Module):
         self.envelope: EnvelopeName = envelope
         self.norm: NormName = norm
         self.node_width = width
-        self.blocks = ("embedding", *(f"interaction.{index}" for index in range(layers)))
-        self.register_buffer("features", _feature_table(), persistent=False)
-        self.embedding = nn.Linear(self.features.shape[1], width)
+        self.graph_width = crystal_width
+        self.unit_length = unit_length
+        self.features = ElementFeatures("cgcnn92")
         self.basis = GaussianBasis(num_basis, cutoff, start=basis_start, width=basis_width)
+        self.selector = FeatureSelector(self.features.width) if feature_selector else nn.Identity()
+        self.embedding = nn.Linear(self.features.width, width, bias=embedding_bias)
         self.interaction = nn.ModuleList(
             GatedConvolution(
                 width, num_basis, norm, message_scale, core_activation, outer_activation
             )
             for _ in range(layers)
         )
+        self.crystal = nn.Linear(width, crystal_width) if crystal_width else nn.Identity()
+        self.blocks = blocks_of(self)
 
     @property
     def provides(self) -> frozenset[Provision]:
-        """Node states; energies are differentiable unless neighbours are ranked."""
-        smooth_ranks = self.spec.rule == "radius"
-        return frozenset({"node", "position_grad"} if smooth_ranks else {"node"})
+        """States of atoms; energies are differentiable unless neighbours are ranked."""
+        provided: set[Provision] = {"node"}
+        if self.spec.rule == "radius":
+            provided.add("position_grad")
+        if self.graph_width:
+            provided.add("graph")
+        return frozenset(provided)
 
     @property
     def invariances(self) -> frozenset[str]:
-        """What holds in eval mode; where ties are cut, the numbering of atoms decides."""
-        held = {"rotation", "translation"}
-        if self.spec.completes_shells:
-            held |= {"permutation", "supercell"}
-        if self.spec.max_neighbors is None and self.envelope != "none":
-            held.add("smooth_cutoff")
-        return frozenset(held)
+        """What holds in eval mode."""
+        return invariances_of(self.spec, self.envelope)
 
     @property
     def couples_records(self) -> bool:
@@ -136,34 +160,39 @@ class CGCNN(nn.Module):
         return self.norm in COUPLING
 
     def forward(self, batch: CrystalBatch) -> Encoding:
-        """Returns the atoms' states.
+        """Returns the atoms' states, and the crystal's vector if there is one.
 
         Raises:
             RecordError: If an element is not in the feature table (checked on CPU only; on a GPU
                 its states are NaN, which stops training).
         """
         graph = batch.graph(self.spec)
-        distances = self.distances(batch)
+        distances = batch.distances(self.spec)
         basis = self.basis(distances)
         weight = cutoff_envelope(self.envelope, distances, self.spec.cutoff).unsqueeze(-1)
-        node = self._embed(batch.numbers)
+        node = self.embedding(self.selector(self.features(batch.numbers)))
         for block in self.interaction:
             node = block(node, basis, weight, graph.source, graph.target)
-        return Encoding(node=node)
+        if self.unit_length:
+            node = functional.normalize(node, dim=-1)
+        return Encoding(node=node, graph=self._crystal(node, batch) if self.graph_width else None)
 
-    def _embed(self, numbers: AtomicNumbers) -> NodeFeatures:
-        features = self.features[numbers.long()]
-        if features.device.type == "cpu":
-            _check_known(numbers, features)
-        return self.embedding(features)
+    def _crystal(self, node: NodeFeatures, batch: CrystalBatch) -> GraphFeatures:
+        pooled = functional.softplus(pool("mean", node, batch))
+        return functional.softplus(self.crystal(pooled))
 
-    def distances(self, batch: CrystalBatch) -> Distances:
-        """Returns edge lengths, (edges,) in Å; fill edges have ``cutoff`` + 1, no gradient."""
-        squared = batch.edge_vectors(self.spec).square().sum(-1)
-        padded = batch.graph(self.spec).padded
-        if padded is not None:
-            squared = torch.where(padded, (self.spec.cutoff + 1.0) ** 2, squared)
-        return squared.sqrt()
+
+class FeatureSelector(nn.Module):
+    """Multiplies each element feature by a weight that is learnt, at first 1 (CrysXPP)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.tap = Tap("features", "feature mask")
+
+    def forward(self, features: NodeFeatures) -> NodeFeatures:
+        """Returns the weighed features, (atoms, width)."""
+        return features * self.tap(self.weight)
 
 
 class GatedConvolution(nn.Module):
@@ -179,13 +208,13 @@ class GatedConvolution(nn.Module):
         outer_activation: ActivationName,
     ) -> None:
         super().__init__()
-        self.width = width
         self.message_scale = message_scale
-        self.linear = nn.Linear(2 * width + num_basis, 2 * width)
+        self.linear = ConcatenationLinear(width, num_basis, 2 * width)
         self.edge_norm = make_norm(norm, 2 * width)
         self.node_norm = make_norm(norm, width)
-        self.core_activation = activation(core_activation)
-        self.outer_activation = activation(outer_activation)
+        self.core_activation = smooth_activation(core_activation)
+        self.outer_activation = smooth_activation(outer_activation)
+        self.gate = Tap("edges", "gate")
 
     def forward(
         self,
@@ -196,44 +225,7 @@ class GatedConvolution(nn.Module):
         target: EdgeIndex,
     ) -> NodeFeatures:
         """Returns the states after one exchange of messages, each times its ``weight``."""
-        gates = self.edge_norm(self._gates(node, basis, source, target))
-        gate, core = gates.chunk(2, dim=-1)
-        message = torch.sigmoid(gate) * self.core_activation(core) * weight
-        received = torch.zeros_like(node).index_add(0, target, message)
+        gate, core = self.edge_norm(self.linear(node, basis, source, target)).chunk(2, dim=-1)
+        message = self.gate(torch.sigmoid(gate)) * self.core_activation(core) * weight
+        received = segment_sum(message, target, len(node))
         return self.outer_activation(node + self.node_norm(received * self.message_scale))
-
-    def _gates(
-        self,
-        node: NodeFeatures,
-        basis: Float[Tensor, "edges basis"],
-        source: EdgeIndex,
-        target: EdgeIndex,
-    ) -> Float[Tensor, "edges gates"]:
-        """Returns ``W [v_i ⊕ v_j ⊕ φ] + b``, the atom parts once per atom."""
-        center, neighbor, edge = self.linear.weight.split(
-            (self.width, self.width, basis.shape[1]), dim=1
-        )
-        from_center = functional.linear(node, center, self.linear.bias)
-        from_neighbor = functional.linear(node, neighbor)
-        per_edge = functional.linear(basis, edge)
-        return (
-            per_edge + from_center.index_select(0, target) + from_neighbor.index_select(0, source)
-        )
-
-
-def _feature_table() -> Float[Tensor, "elements features"]:
-    """Returns the element features, row = atomic number, NaN where the element has none."""
-    table = np.array(atom_features("cgcnn92"), dtype=np.float32)
-    known = set(known_elements("cgcnn92"))
-    table[[number for number in range(len(table)) if number not in known]] = np.nan
-    return torch.from_numpy(table)
-
-
-def _check_known(numbers: AtomicNumbers, features: Float[Tensor, "atoms features"]) -> None:
-    missing = torch.isnan(features[:, 0])
-    if bool(missing.any()):
-        unknown = sorted(set(numbers[missing].tolist()))
-        raise RecordError(
-            f"CGCNN has no features for atomic number(s) {unknown}: its table ends at Z = 100; "
-            "leave out the records that contain them"
-        )

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.shapes import GraphFeatures, NodeFeatures
 
-Provision = Literal["graph", "node", "edge", "vector", "position_grad"]
+Provision = Literal["graph", "node", "vector", "position_grad"]
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,14 @@ class Encoding:
     """What an encoder computes for a batch.
 
     Attributes:
-        node: State of each atom after the last interaction block, (atoms, node_width).
-        graph: Crystal vector, if the encoder pools by itself (Roost); heads pool otherwise.
-        vector: Equivariant state of each atom, (atoms, 3, width), if provided.
+        node: State of each atom after the last interaction block, (atoms, node_width), if provided.
+        graph: Crystal vector, (graphs, graph_width), if the encoder pools by itself; heads pool
+            ``node`` otherwise.
+        vector: Equivariant state of each atom, (atoms, 3, vector_width), if provided: it turns
+            with the crystal.
     """
 
-    node: NodeFeatures
+    node: NodeFeatures | None = None
     graph: GraphFeatures | None = None
     vector: Float[Tensor, "atoms 3 width"] | None = None
 
@@ -39,11 +41,14 @@ class Encoder(Protocol):
         provides: What heads and objectives may ask of it; ``position_grad`` means that energies
             built on it are differentiable in positions and cell.
         invariances: Which of ``rotation``, ``translation``, ``permutation``, ``supercell``,
-            ``smooth_cutoff`` hold; the contract tests check each one that is declared.
+            ``unit_cell`` (any other cell of the same lattice), ``smooth_cutoff`` hold in eval mode;
+            the contract tests check each one that is declared.
         blocks: Names of its direct parts in order of computation, for freezing and transfer.
         couples_records: Whether, in training mode, one crystal's output depends on the others
             of its batch (batch norm).
-        node_width: Width of ``Encoding.node``.
+        node_width: Width of ``Encoding.node``, 0 without it.
+        graph_width: Width of ``Encoding.graph``, 0 without it.
+        vector_width: Width of ``Encoding.vector``, 0 without it.
     """
 
     spec: GraphSpec
@@ -52,7 +57,19 @@ class Encoder(Protocol):
     blocks: tuple[str, ...]
     couples_records: bool
     node_width: int
+    graph_width: int
+    vector_width: int
 
     def __call__(self, batch: CrystalBatch) -> Encoding:
         """Returns the states of a batch that holds a graph for ``spec``."""
         ...
+
+
+def blocks_of(encoder: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the parts with parameters; the layers of a list count one by one."""
+    names: list[str] = []
+    for name, part in encoder.named_children():
+        layers = range(len(part)) if isinstance(part, nn.ModuleList) else ()
+        if next(part.parameters(), None) is not None:
+            names += [f"{name}.{layer}" for layer in layers] or [name]
+    return tuple(names)

@@ -1,43 +1,33 @@
-"""Published CGCNN weights (github.com/txie-93/cgcnn) under this project's names.
+"""Published weights of CGCNN and of the models made from its code: CrysXPP, CrysGNN, Crystal Twins.
 
-Takes plain tensors; whoever reads the authors' pickled checkpoints does so elsewhere.
+Sources: github.com/txie-93/cgcnn, kdmsit/crysxpp, kdmsit/crysgnn, RishikeshMagar/Crystal-Twins.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from epitaxy.errors import CheckpointError
+from epitaxy.foreign.published import PublishedModel, Rule, Unused, count, renamed, shape, task_of
 
 ATOM_FEATURES = 92
-_PARTS = {"fc_full": "linear", "bn1": "edge_norm", "bn2": "node_norm"}
 _INPUT = {"radius": 8.0, "max_neighbors": 12, "dmin": 0.0}
 """What the authors' code builds graphs with unless told otherwise (Å)."""
 
-
-@dataclass(frozen=True)
-class PublishedCGCNN:
-    """A published model in this project's terms.
-
-    Attributes:
-        encoder: Configuration of the encoder (``_target_`` and arguments).
-        head: Arguments of ``ScalarHead`` besides the width.
-        state: State dict with the keys ``encoder.*`` and ``head.scalar.*``.
-        mean: Of the training labels; predictions are ``output · std + mean``.
-        std: Of the training labels.
-    """
-
-    encoder: dict[str, Any]
-    head: dict[str, Any]
-    state: dict[str, Tensor]
-    mean: float
-    std: float
+_CONVOLUTIONS = (
+    Rule(r"embedding\.(weight|bias)", r"encoder.embedding.\1"),
+    Rule(r"convs\.(\d+)\.fc_full\.(weight|bias)", r"encoder.interaction.\1.linear.\2"),
+    Rule(r"convs\.(\d+)\.bn1\.(\w+)", r"encoder.interaction.\1.edge_norm.\2"),
+    Rule(r"convs\.(\d+)\.bn2\.(\w+)", r"encoder.interaction.\1.node_norm.\2"),
+)
+_DECODERS = (
+    Unused(r"fc_adj\.\w+|fc1\.\w+", "decoder of connectivity, read in pre-training only"),
+    Unused(r"fc_atom_feature\.\w+", "decoder of element features, read in pre-training only"),
+    Unused(r"fc_sg\.\w+", "decoder of space groups, read in pre-training only"),
+)
 
 
 def import_cgcnn(
@@ -46,8 +36,8 @@ def import_cgcnn(
     mean: float = 0.0,
     std: float = 1.0,
     graph: Mapping[str, Any] | None = None,
-) -> PublishedCGCNN:
-    """Returns the model whose parameters are ``weights``; their shapes tell its size.
+) -> PublishedModel:
+    """Returns the CGCNN or CrysXPP whose parameters are ``weights``; shapes tell its size.
 
     Args:
         weights: Parameters and batch-norm statistics under the authors' names.
@@ -59,26 +49,108 @@ def import_cgcnn(
     Raises:
         CheckpointError: If a name is foreign to CGCNN or a shape does not fit the others.
     """
-    state = {new_name(name): tensor for name, tensor in weights.items()}
-    for name in [name for name in state if name.endswith(".running_mean")]:
-        counter = name.replace("running_mean", "num_batches_tracked")
-        state.setdefault(counter, torch.zeros((), dtype=torch.long))
-    width = _shape(weights, "embedding.weight")[0]
-    if _shape(weights, "embedding.weight")[1] != ATOM_FEATURES:
+    selects = "mask" in weights
+    family = "CrysXPP" if selects else "CGCNN"
+    rules = (
+        *_CONVOLUTIONS,
+        Rule("mask", "encoder.selector.weight"),
+        Rule(r"conv_to_fc\.(weight|bias)", r"head.scalar.hidden.0.\1"),
+        Rule(r"fc_out\.(weight|bias)", r"head.scalar.out.\1"),
+        *(Rule(rf"fcs\.{n}\.(weight|bias)", rf"head.scalar.hidden.{n + 1}.\1") for n in range(99)),
+    )
+    state, unused = renamed(weights, family, rules, ())
+    hidden = shape(weights, "conv_to_fc.weight", family)[0]
+    outputs = shape(weights, "fc_out.weight", family)[0]
+    depth = 1 + count(weights, r"fcs\.(\d+)\.weight", family)
+    head = {**_head((hidden,) * depth, outputs), "activate_input": True}
+    encoder = _encoder(weights, family, graph)
+    if selects:
+        encoder["feature_selector"] = True
+    return PublishedModel(family, encoder, head, state, mean, std, task_of(outputs), unused)
+
+
+def import_crystal_twins(
+    weights: Mapping[str, Tensor],
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+    graph: Mapping[str, Any] | None = None,
+) -> PublishedModel:
+    """Returns the Crystal Twins encoder, with its head if the file is of a fine-tuned model.
+
+    Args:
+        weights: Parameters and batch-norm statistics under the authors' names.
+        mean: Of the authors' label normaliser.
+        std: Of the authors' label normaliser.
+        graph: As for ``import_cgcnn``.
+
+    Raises:
+        CheckpointError: If a name is foreign to Crystal Twins or a shape does not fit.
+    """
+    family = "Crystal Twins"
+    tuned = "fc_out.2.weight" in weights
+    rules = (
+        *_CONVOLUTIONS,
+        Rule(r"conv_to_fc\.(weight|bias)", r"encoder.crystal.\1"),
+        Rule(r"fc_out\.0\.(weight|bias)", r"head.scalar.hidden.0.\1"),
+        Rule(r"fc_out\.2\.(weight|bias)", r"head.scalar.out.\1"),
+    )
+    projector = Unused(r"fc_head\.\d\.\w+", "projection head, read in pre-training only")
+    state, unused = renamed(weights, family, rules, (projector,))
+    encoder = _encoder(weights, family, graph)
+    encoder["crystal_width"] = shape(weights, "conv_to_fc.weight", family)[0]
+    if not tuned:
+        return PublishedModel(family, encoder, {}, state, unused=unused)
+    outputs = shape(weights, "fc_out.2.weight", family)[0]
+    head = _head((shape(weights, "fc_out.0.weight", family)[0],), outputs)
+    return PublishedModel(family, encoder, head, state, mean, std, task_of(outputs), unused)
+
+
+def import_crysgnn(
+    weights: Mapping[str, Tensor],
+    *,
+    unit_length: bool | None = None,
+    graph: Mapping[str, Any] | None = None,
+) -> PublishedModel:
+    """Returns the encoder of CrysGNN, or of CrysXPP's auto-encoder; decoders are left out.
+
+    Args:
+        weights: Parameters and batch-norm statistics under the authors' names.
+        unit_length: Whether states of atoms end up with length 1 (CrysGNN) or not (CrysXPP's
+            auto-encoder); if not given, the decoder of space groups tells, which only CrysGNN has.
+        graph: As for ``import_cgcnn``.
+
+    Raises:
+        CheckpointError: If a name is foreign to these models or a shape does not fit.
+    """
+    family = "CrysGNN"
+    state, unused = renamed(weights, family, _CONVOLUTIONS, _DECODERS)
+    encoder = _encoder(weights, family, graph)
+    encoder["embedding_bias"] = "embedding.bias" in weights
+    encoder["unit_length"] = "fc_sg.weight" in weights if unit_length is None else unit_length
+    return PublishedModel(family, encoder, {}, state, unused=unused)
+
+
+def _encoder(
+    weights: Mapping[str, Tensor], family: str, graph: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Returns the configuration that sizes and graph describe."""
+    width, features = shape(weights, "embedding.weight", family)
+    if features != ATOM_FEATURES:
         raise CheckpointError(
-            f"embedding.weight has shape {tuple(weights['embedding.weight'].shape)}: expected "
-            f"{ATOM_FEATURES} element features, those of the authors' atom_init.json"
+            f"embedding.weight has shape {(width, features)}: expected {ATOM_FEATURES} element "
+            "features, those of the authors' atom_init.json"
         )
     settings = {**_INPUT, **(graph or {})}
-    encoder = {
+    return {
         "_target_": "epitaxy.encoders.cgcnn.CGCNN",
         "width": width,
-        "layers": _count(weights, r"convs\.(\d+)\.fc_full\.weight"),
+        "layers": count(weights, r"convs\.(\d+)\.fc_full\.weight", family),
         "rule": "nearest",
         "cutoff": float(settings["radius"]),
         "max_neighbors": int(settings["max_neighbors"]),
         "padding": "index0",
-        "num_basis": _shape(weights, "convs.0.fc_full.weight")[1] - 2 * width,
+        "num_basis": shape(weights, "convs.0.fc_full.weight", family)[1] - 2 * width,
         "basis_start": float(settings["dmin"]),
         "basis_width": 1.0,
         "envelope": "none",
@@ -87,55 +159,13 @@ def import_cgcnn(
         "core_activation": "softplus",
         "outer_activation": "softplus",
     }
-    hidden = _shape(weights, "conv_to_fc.weight")[0]
-    head = {
-        "hidden": (hidden,) * (1 + _count(weights, r"fcs\.(\d+)\.weight")),
+
+
+def _head(hidden: tuple[int, ...], outputs: int) -> dict[str, Any]:
+    return {
+        "hidden": hidden,
         "activation": "softplus",
-        "activate_input": True,
         "order": "early",
         "pool": "mean",
-        "outputs": _shape(weights, "fc_out.weight")[0],
+        "outputs": outputs,
     }
-    return PublishedCGCNN(encoder, head, state, mean, std)
-
-
-def new_name(name: str) -> str:
-    """Returns this project's name of a published parameter or statistic.
-
-    Raises:
-        CheckpointError: If CGCNN has no such parameter.
-    """
-    first, _, rest = name.partition(".")
-    index, _, inner = rest.partition(".")
-    if first == "embedding":
-        return f"encoder.{name}"
-    if first == "convs":
-        part, _, leaf = inner.partition(".")
-        if index.isdigit() and part in _PARTS:
-            return f"encoder.interaction.{index}.{_PARTS[part]}.{leaf}"
-    if first == "conv_to_fc":
-        return f"head.scalar.hidden.0.{rest}"
-    if first == "fcs" and index.isdigit():
-        return f"head.scalar.hidden.{int(index) + 1}.{inner}"
-    if first == "fc_out":
-        return f"head.scalar.out.{rest}"
-    raise CheckpointError(
-        f"{name!r} is no parameter of the published CGCNN (expected embedding, convs, conv_to_fc, "
-        "fcs or fc_out)"
-    )
-
-
-def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, int]:
-    if name not in weights or weights[name].ndim != 2:
-        raise CheckpointError(f"published CGCNN weights need a matrix {name!r}")
-    rows, columns = weights[name].shape
-    return rows, columns
-
-
-def _count(weights: Mapping[str, Tensor], pattern: str) -> int:
-    found = sorted(
-        int(match[1]) for match in (re.fullmatch(pattern, key) for key in weights) if match
-    )
-    if found != list(range(len(found))):
-        raise CheckpointError(f"published CGCNN weights have gaps: layers {found} of {pattern}")
-    return len(found)

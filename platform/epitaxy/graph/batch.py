@@ -16,6 +16,7 @@ from epitaxy.graph.spec import GraphSpec
 from epitaxy.shapes import (
     AtomicNumbers,
     Cells,
+    Distances,
     EdgeIndex,
     EdgeVectors,
     GraphIndex,
@@ -26,7 +27,9 @@ from epitaxy.shapes import (
 
 @dataclass(frozen=True, eq=False)
 class LineGraph:
-    """Pairs of edges a → b and b → c that meet in b; a may be c, but no edge meets itself.
+    """Pairs of edges a → b and b → c that meet in b; a may be c.
+
+    An edge between images of one atom meets itself only if the spec has ``self_angles``.
 
     Attributes:
         source: Index of the edge a → b, (pairs,).
@@ -112,6 +115,7 @@ class CrystalBatch:
         labels: Name to values: (graphs, …) or, per atom, (atoms, …); 0 where missing.
         masks: Name to bool: whether a label is present, (graphs,) or (atoms,).
         graphs: Spec to edges.
+        amounts: Of compositions: how much there is of each element, (atoms,).
     """
 
     ids: tuple[str, ...]
@@ -123,6 +127,7 @@ class CrystalBatch:
     labels: Mapping[str, Tensor]
     masks: Mapping[str, Tensor]
     graphs: Mapping[GraphSpec, Graph]
+    amounts: Float[Tensor, " atoms"] | None = None
 
     @property
     def num_graphs(self) -> int:
@@ -139,19 +144,8 @@ class CrystalBatch:
             raise NeedsError(f"the batch holds no graph for {spec}; it has {list(self.graphs)}")
         return self.graphs[spec]
 
-    def edge_vectors(self, spec: GraphSpec) -> EdgeVectors:
-        """Returns centre-to-neighbour vectors in Å, differentiable in positions and cell."""
-        graph = self.graph(spec)
-        cell = self.cell[self.graph_index[graph.target]]
-        offset = torch.einsum("ea,eab->eb", graph.shifts.to(cell.dtype), cell)
-        return self.positions[graph.source] + offset - self.positions[graph.target]
-
-    def cosines(self, spec: GraphSpec) -> Float[Tensor, " pairs"]:
-        """Returns the cosine of the angle at the atom in which two edges meet.
-
-        For a → b and b → c it is that between b → a and b → c: 1 where c is a (Choudhary & DeCost
-        2021, section 1.3). Differentiable in positions and cell; rounding never takes it out of
-        [-1, 1].
+    def line_graph(self, spec: GraphSpec) -> LineGraph:
+        """Returns the pairs of edges that meet.
 
         Raises:
             NeedsError: If the graph was built without ``line_graph``.
@@ -159,9 +153,51 @@ class CrystalBatch:
         line = self.graph(spec).line
         if line is None:
             raise NeedsError(f"{spec} has no line graph: build it with line_graph=true")
+        return line
+
+    def edge_index(self, spec: GraphSpec) -> Int[Tensor, "2 edges"]:
+        """Returns neighbour and centre of each edge, as PyG has them."""
+        graph = self.graph(spec)
+        return torch.stack([graph.source, graph.target])
+
+    def edge_vectors(self, spec: GraphSpec) -> EdgeVectors:
+        """Returns centre-to-neighbour vectors in Å, differentiable in positions and cell."""
+        graph = self.graph(spec)
+        cell = self.cell[self.graph_index[graph.target]]
+        offset = torch.einsum("ea,eab->eb", graph.shifts.to(cell.dtype), cell)
+        return self.positions[graph.source] + offset - self.positions[graph.target]
+
+    def distances(self, spec: GraphSpec) -> Distances:
+        """Returns edge lengths in Å, differentiable; fill edges have ``cutoff`` + 1, no slope."""
+        squared = self.edge_vectors(spec).square().sum(-1)
+        padded = self.graph(spec).padded
+        if padded is not None:
+            squared = torch.where(padded, (spec.cutoff + 1.0) ** 2, squared)
+        return squared.sqrt()
+
+    def cosines(
+        self, spec: GraphSpec, chosen: Bool[Tensor, " all_pairs"] | None = None
+    ) -> Float[Tensor, " pairs"]:
+        """Returns the cosine of the angle at the atom in which two edges meet.
+
+        For a → b and b → c it is that between b → a and b → c: 1 where c is a (Choudhary & DeCost
+        2021, section 1.3). Differentiable in positions and cell; rounding never takes it out of
+        [-1, 1].
+
+        Args:
+            spec: Which graph.
+            chosen: Which pairs of its line graph; ``None`` for all.
+
+        Raises:
+            NeedsError: If the graph was built without ``line_graph``.
+        """
+        line = self.line_graph(spec)
+        source, target = line.source, line.target
+        if chosen is not None:
+            source, target = source[chosen], target[chosen]
         vectors = self.edge_vectors(spec)
         units = vectors / vectors.norm(dim=-1, keepdim=True)
-        return -(units[line.source] * units[line.target]).sum(-1).clamp(-1.0, 1.0)
+        return -(units[source] * units[target]).sum(-1).clamp(-1.0, 1.0)
 
     def replace(self, **changes: Any) -> CrystalBatch:
         """Returns a copy with ``changes`` applied."""
@@ -193,7 +229,7 @@ class CrystalBatch:
             pos=self.positions,
             cell=self.cell,
             batch=self.graph_index,
-            edge_index=torch.stack([graph.source, graph.target]),
+            edge_index=self.edge_index(spec),
             shifts=graph.shifts,
             edge_weight=self.edge_vectors(spec).norm(dim=-1),
             **built,

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from epitaxy.errors import RecordError
 from epitaxy.graph.batch import CrystalBatch, Geometry, Graph, LineGraph
+from epitaxy.graph.composition import as_composition
 from epitaxy.graph.neighbors import Edges, build_edges
-from epitaxy.graph.record import CrystalRecord, LabelField
+from epitaxy.graph.record import AMOUNT, CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
 
 
@@ -23,8 +24,9 @@ def collate(
 ) -> CrystalBatch:
     """Returns one batch of ``records`` with a graph for each of ``specs``.
 
-    Graphs are built from the records' fp64 coordinates, whatever ``dtype`` is. No records give an
-    empty batch that every module accepts.
+    Graphs are built from the records' fp64 coordinates, whatever ``dtype`` is. If all ``specs`` are
+    of rule ``composition``, structures become compositions. No records give an empty batch that
+    every module accepts.
 
     Args:
         records: Crystals, in the order they get in the batch.
@@ -36,6 +38,9 @@ def collate(
         RecordError: If a label has another shape or unit than its field says, or a cell is too
             small to search.
     """
+    composed = any(spec.rule == "composition" for spec in specs)
+    if composed:
+        records = _compositions(records, specs)
     ids = tuple(record.id for record in records)
     sizes = np.array([record.num_atoms for record in records], dtype=np.int64)
     atom_offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
@@ -45,7 +50,7 @@ def collate(
     numbers = _joined([record.numbers for record in records], (0,), np.uint8)
     graphs = {}
     for spec in dict.fromkeys(specs):
-        _check_kind(records, spec)
+        _check_geometry(records, spec)
         edges = build_edges(spec, positions, cells, pbc, atom_offsets, names=ids)
         graphs[spec] = _graph(edges)
     columns = {field.name: _column(records, field, atom_offsets, dtype) for field in fields}
@@ -59,6 +64,7 @@ def collate(
         labels={name: values for name, (values, _) in columns.items()},
         masks={name: mask for name, (_, mask) in columns.items()},
         graphs=graphs,
+        amounts=_amounts(records, composed, dtype),
     )
 
 
@@ -72,16 +78,38 @@ def geometry(records: Sequence[CrystalRecord]) -> Geometry:
     )
 
 
-def _check_kind(records: Sequence[CrystalRecord], spec: GraphSpec) -> None:
-    """Refuses distances between the elements of a composition, and a structure as a composition."""
-    wanted = spec.rule == "composition"
+def _compositions(
+    records: Sequence[CrystalRecord], specs: Sequence[GraphSpec]
+) -> Sequence[CrystalRecord]:
+    """Returns records as compositions; refuses to build distances in the same batch."""
+    others = [spec.rule for spec in specs if spec.rule != "composition"]
+    if others:
+        raise RecordError(
+            f"one batch cannot hold the elements of a composition and the atoms that graph rule "
+            f"{others[0]!r} connects: give each its own view"
+        )
+    return [as_composition(record) for record in records]
+
+
+def _check_geometry(records: Sequence[CrystalRecord], spec: GraphSpec) -> None:
+    """Refuses distances between the elements of a composition."""
+    if spec.rule == "composition":
+        return
     for record in records:
-        if record.is_composition != wanted:
-            kind, graph = ("structure", "elements") if wanted else ("composition", "positions")
+        if record.is_composition:
             raise RecordError(
-                f"record {record.id!r} is a {kind}, but graph rule {spec.rule!r} needs {graph}: "
-                "choose an encoder for this kind of data, or prepare the other kind"
+                f"record {record.id!r} is a composition, but graph rule {spec.rule!r} needs "
+                "positions: choose an encoder for compositions (encoder=roost), or prepare "
+                "structures"
             )
+
+
+def _amounts(records: Sequence[CrystalRecord], composed: bool, dtype: torch.dtype) -> Tensor | None:
+    """Returns how much of each element compositions hold; ``None`` for structures."""
+    if not composed and not (records and all(record.is_composition for record in records)):
+        return None
+    values = [record.labels[AMOUNT].value.reshape(-1) for record in records]
+    return torch.from_numpy(_joined(values, (0,), np.float64)).to(dtype)
 
 
 def _graph(edges: Edges) -> Graph:

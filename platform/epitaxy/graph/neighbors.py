@@ -97,7 +97,7 @@ def build_edges(
         found.shifts,
         found.row_offsets[crystals.atom_offsets],
         reverse=reverse,
-        meetings=_meetings(found) if spec.line_graph else None,
+        meetings=_meetings(found, spec.self_angles) if spec.line_graph else None,
     )
 
 
@@ -261,9 +261,9 @@ def _complete(crystals: Crystals) -> Found:
     return Found(source, target, np.zeros((total, 3), np.int32), row_offsets)
 
 
-def _meetings(found: Found) -> tuple[np.ndarray, np.ndarray]:
-    """Returns all pairs of different edges a → b and b → c."""
-    ends = (found.source, found.target, found.row_offsets)
+def _meetings(found: Found, with_itself: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Returns all pairs of edges a → b and b → c."""
+    ends = (found.source, found.target, found.row_offsets, with_itself)
     first, second = np.empty((2, count_meetings(*ends)), np.int64)
     write_meetings(*ends, first, second)
     return first, second

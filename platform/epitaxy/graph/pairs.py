@@ -49,26 +49,32 @@ def _opposite(shift: Array, other: Array) -> bool:
 
 
 @_jit
-def count_meetings(source: Array, target: Array, row_offsets: Array) -> int:
+def count_meetings(source: Array, target: Array, row_offsets: Array, with_itself: bool) -> int:
     """Returns the number of pairs that ``write_meetings`` writes."""
     total = 0
     for edge in range(len(source)):
         middle = source[edge]
         total += row_offsets[middle + 1] - row_offsets[middle]
-        total -= middle == target[edge]
+        total -= middle == target[edge] and not with_itself
     return total
 
 
 @_jit
 def write_meetings(
-    source: Array, target: Array, row_offsets: Array, first: Array, second: Array
+    source: Array,
+    target: Array,
+    row_offsets: Array,
+    with_itself: bool,
+    first: Array,
+    second: Array,
 ) -> None:
-    """Writes all pairs of different edges a → b and b → c, sorted by (second, first).
+    """Writes all pairs of edges a → b and b → c, sorted by (second, first).
 
     Args:
         source: Tail of each edge, (edges,).
         target: Its head; edges are sorted by it, (edges,).
         row_offsets: First edge into each atom, (atoms + 1,).
+        with_itself: Whether an edge from an atom to its own image meets itself.
         first: Receives the edge a → b, (pairs,).
         second: Receives the edge b → c, (pairs,).
     """
@@ -76,7 +82,7 @@ def write_meetings(
     for edge in range(len(source)):
         middle = source[edge]
         start, stop = row_offsets[middle], row_offsets[middle + 1]
-        if middle == target[edge]:  # an edge does not meet itself
+        if middle == target[edge] and not with_itself:
             for other in range(start, stop):
                 if other != edge:
                     first[pair], second[pair] = other, edge

@@ -20,6 +20,7 @@ _AT_FIRST = {
     "tie_width": 1e-4,
     "max_images": None,
     "line_graph": False,
+    "self_angles": False,
     "reverse": False,
     "repeats": "never",
 }
@@ -59,6 +60,8 @@ class GraphSpec:
             ``self``: those of an atom to its own images, as in ALIGNN with ``use_canonize``, where
             they are single bonds in a larger cell; ``mutual``: all that both atoms chose, as in
             ALIGNN without it.
+        self_angles: With ``line_graph``: whether an edge of an atom to its own image meets itself,
+            at 180°, as the two edges do that it is in a larger cell. ALIGNN leaves this angle out.
     """
 
     rule: Rule = "radius"
@@ -71,6 +74,7 @@ class GraphSpec:
     line_graph: bool = False
     reverse: bool = False
     repeats: Repeats = "never"
+    self_angles: bool = False
 
     def __post_init__(self) -> None:
         kinds = {"rule": Rule, "ties": Ties, "repeats": Repeats}
@@ -99,6 +103,8 @@ class GraphSpec:
             raise ConfigError(PADDING_NEEDS)
         if self.padded and self.line_graph:
             raise ConfigError("a padded graph has edges that are no bonds: it has no line graph")
+        if self.self_angles and not self.line_graph:
+            raise ConfigError("self_angles is only meaningful with line_graph=true")
         if self.rule == "composition" and (self.max_neighbors or self.line_graph):
             raise ConfigError("graph rule 'composition' has no distances: no cap, no angles")
         if self.repeats != "never" and self.rule != "shell":

@@ -1,4 +1,4 @@
-"""One number per crystal (or a few) from the states of its atoms."""
+"""One number per crystal (or a few) from what an encoder says of it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from epitaxy.encoders import activations
-from epitaxy.errors import ConfigError, closest
+from epitaxy.encoders.contract import Encoder, Encoding
+from epitaxy.encoders.pooling import Pool, check_pool, pool
+from epitaxy.encoders.residual import ResidualLayer
+from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
-from epitaxy.shapes import GraphScalars, NodeFeatures
+from epitaxy.shapes import GraphFeatures, GraphScalars
 
-Order = Literal["late", "early"]
-Pool = Literal["mean", "sum"]
+Order = Literal["auto", "late", "early"]
 
 
 class ScalarHead(nn.Module):
@@ -23,16 +25,18 @@ class ScalarHead(nn.Module):
 
     ``late`` applies the network to each atom and pools its numbers: with ``sum`` the result is
     extensive, a sum of atomic energies. ``early`` pools the states and applies the network to the
-    crystal's vector, as CGCNN does. Parameters are ``hidden.{i}`` and ``out``.
+    crystal's vector, as CGCNN does; if the encoder has a crystal vector of its own, it takes that.
+    Parameters are ``hidden.{i}`` and ``out``.
 
     Args:
-        width: Features per atom.
+        width: Features per atom (``late``) or of the crystal (``early``), see ``head_input``.
         hidden: Widths of the hidden layers.
         activation: After each hidden layer; twice differentiable.
         activate_input: Whether the activation also precedes the first layer (CGCNN does so).
         order: ``late`` or ``early``.
-        pool: ``mean`` or ``sum`` over the atoms of a crystal.
+        pool: ``mean``, ``sum`` or ``max`` over the atoms of a crystal.
         outputs: Numbers per crystal; the result is (graphs, outputs) unless this is 1.
+        residual: Whether each hidden layer adds a linear map of its input to its output (Roost).
 
     Raises:
         ConfigError: If a name is unknown.
@@ -48,40 +52,75 @@ class ScalarHead(nn.Module):
         order: Order = "late",
         pool: Pool = "mean",
         outputs: int = 1,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if order not in ("late", "early"):
             raise ConfigError(f"head order is {order!r}; {closest(order, ('late', 'early'))}")
-        if pool not in ("mean", "sum"):
-            raise ConfigError(f"head pool is {pool!r}; {closest(pool, ('mean', 'sum'))}")
+        check_pool(pool)
         self.order: Order = order
         self.pool: Pool = pool
         self.activate_input = activate_input
         self.activation = activations.activation(activation)
+        layer = ResidualLayer if residual else nn.Linear
         widths = (width, *hidden)
-        self.hidden = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+        self.hidden = nn.ModuleList(layer(before, after) for before, after in pairwise(widths))
+        self.residual = residual
         self.out = nn.Linear(widths[-1], outputs)
 
-    def forward(self, node: NodeFeatures, batch: CrystalBatch) -> GraphScalars | Tensor:
-        """Returns the number(s) of each crystal; a batch without crystals gives none."""
-        if self.order == "late":
-            result = self._pool(self._network(node), batch)
+    def forward(self, encoding: Encoding, batch: CrystalBatch) -> GraphScalars | Tensor:
+        """Returns the number(s) of each crystal; a batch without crystals gives none.
+
+        Raises:
+            NeedsError: If the encoder gives no states of atoms, but the order is ``late``.
+        """
+        if self.order == "early":
+            result = self._network(self._crystal(encoding, batch))
+        elif encoding.node is None:
+            raise NeedsError(f"a head of order 'late' reads {_STATES}; choose order 'early'")
         else:
-            result = self._network(self._pool(node, batch))
+            result = pool(self.pool, self._network(encoding.node), batch)
         return result.squeeze(-1) if self.out.out_features == 1 else result
+
+    def _crystal(self, encoding: Encoding, batch: CrystalBatch) -> GraphFeatures:
+        if encoding.graph is not None:
+            return encoding.graph
+        if encoding.node is None:
+            raise NeedsError(f"the encoder gives neither a crystal vector nor {_STATES}")
+        return pool(self.pool, encoding.node, batch)
 
     def _network(self, features: Float[Tensor, "rows width"]) -> Float[Tensor, "rows outputs"]:
         if self.activate_input:
             features = self.activation(features)
         for layer in self.hidden:
-            features = self.activation(layer(features))
+            if self.residual:
+                features = layer(features, self.activation)
+            else:
+                features = self.activation(layer(features))
         return self.out(features)
 
-    def _pool(
-        self, values: Float[Tensor, "atoms features"], batch: CrystalBatch
-    ) -> Float[Tensor, "graphs features"]:
-        total = values.new_zeros(batch.num_graphs, values.shape[1])
-        total = total.index_add(0, batch.graph_index, values)
-        if self.pool == "sum":
-            return total
-        return total / batch.num_atoms.to(values.dtype).unsqueeze(-1)
+
+_STATES = "states of atoms (``node``)"
+
+
+def head_input(encoder: Encoder, order: Order) -> tuple[Order, int]:
+    """Returns the order that ``auto`` stands for, and the width of what a head then reads.
+
+    ``auto`` is ``early`` for encoders with a crystal vector of their own, ``late`` for others.
+
+    Raises:
+        ConfigError: If the order is unknown.
+        NeedsError: If it is ``late`` and the encoder gives no states of atoms.
+    """
+    if order not in ("auto", "late", "early"):
+        raise ConfigError(f"head order is {order!r}; {closest(order, ('auto', 'late', 'early'))}")
+    if order == "auto":
+        order = "early" if encoder.graph_width else "late"
+    if order == "early":
+        return order, encoder.graph_width or encoder.node_width
+    if not encoder.node_width:
+        raise NeedsError(
+            f"a head of order 'late' reads {_STATES}, which {type(encoder).__name__} does not "
+            "give; set objective.order=early (its crystal vector) or auto"
+        )
+    return order, encoder.node_width

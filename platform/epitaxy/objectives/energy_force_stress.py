@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from epitaxy.encoders.activations import ActivationName
+from epitaxy.encoders.activations import ActivationName, smooth_activation
 from epitaxy.encoders.contract import Encoder, Provision
 from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
@@ -112,6 +112,7 @@ class EnergyForceStress:
         self.stress_factor = factor(STRESS, stress_unit)
         self.reference: Reference = reference
         self.hidden = tuple(hidden)
+        smooth_activation(activation)
         self.activation: ActivationName = activation
         self.order: Order = order
         self.labels = tuple(name for name, weight in self.weights.items() if weight > 0)
@@ -225,7 +226,7 @@ class EnergyForceStress:
 
     def _interaction(self, model: Model, batch: CrystalBatch) -> GraphScalars:
         """Returns energies above the element reference, eV."""
-        result: Tensor = model.head["scalar"](model.encoder(batch).node, batch)
+        result: Tensor = model.head["scalar"](model.encoder(batch), batch)
         return self._scale * result
 
     def _reference_energy(self, batch: CrystalBatch) -> GraphScalars:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from epitaxy.encoders.activations import ActivationName
 from epitaxy.encoders.contract import Encoder
+from epitaxy.encoders.pooling import Pool
 from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
@@ -18,7 +19,7 @@ from epitaxy.graph.record import CrystalRecord
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.losses import LossName, check_loss, elementwise_loss
 from epitaxy.heads.model import Model
-from epitaxy.heads.scalar import Order, ScalarHead
+from epitaxy.heads.scalar import Order, ScalarHead, head_input
 from epitaxy.objectives.contract import Term
 from epitaxy.shapes import GraphScalars
 
@@ -45,7 +46,12 @@ class Regression:
         hidden: Widths of the head's hidden layers.
         activation: Of the head.
         activate_input: Whether the head starts with the activation (CGCNN does so).
-        order: ``late`` predicts per atom and pools, ``early`` pools first (CGCNN does so).
+        order: ``late`` predicts per atom and pools, ``early`` pools first (CGCNN does so) or reads
+            the encoder's crystal vector; ``auto`` is ``early`` for encoders with such a vector
+            and ``late`` for the others.
+        pool: ``mean``, ``sum`` or ``max`` over atoms; ``null``: ``sum`` if ``extensive``, else
+            ``mean``.
+        residual: Whether the head's hidden layers have shortcuts (Roost).
 
     Raises:
         ConfigError: If a name is unknown or options contradict each other.
@@ -54,7 +60,7 @@ class Regression:
     couples_records = False
     forbids_coupling = False
     specs: tuple[GraphSpec, ...] = ()
-    requires: frozenset[str] = frozenset({"node"})
+    requires: frozenset[str] = frozenset()  # states of atoms or a crystal vector: all have one
 
     def __init__(
         self,
@@ -67,7 +73,9 @@ class Regression:
         hidden: Sequence[int] = (128,),
         activation: ActivationName = "silu",
         activate_input: bool = False,
-        order: Order = "late",
+        order: Order = "auto",
+        pool: Pool | None = None,
+        residual: bool = False,
     ) -> None:
         self.labels = (label,) if isinstance(label, str) else tuple(label)
         _check_labels(self.labels)
@@ -85,20 +93,24 @@ class Regression:
         self.activation: ActivationName = activation
         self.activate_input = activate_input
         self.order: Order = order
+        self.pool: Pool = pool or ("sum" if extensive else "mean")
+        self.residual = residual
         self.units: Mapping[str, str] = {}
         self._mean = dict.fromkeys(self.labels, 0.0)
         self._std = dict.fromkeys(self.labels, 1.0)
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns ``scalar`` for one label, ``property`` with a head per label for several."""
+        order, width = head_input(encoder, self.order)
         heads = {
             name: ScalarHead(
-                encoder.node_width,
+                width,
                 self.hidden,
                 activation=self.activation,
                 activate_input=self.activate_input,
-                order=self.order,
-                pool="sum" if self.extensive else "mean",
+                order=order,
+                pool=self.pool,
+                residual=self.residual,
             )
             for name in self.labels
         }
@@ -179,11 +191,11 @@ class Regression:
 
     def _outputs(self, model: Model, batch: CrystalBatch) -> dict[str, GraphScalars]:
         """Returns the network's numbers in normalised units (per atom if extensive)."""
-        node = model.encoder(batch).node
+        encoding = model.encoder(batch)
         outputs = {}
         for name in self.labels:
             role = "scalar" if len(self.labels) == 1 else f"property.{name}"
-            output = model.head.get_submodule(role)(node, batch)
+            output = model.head.get_submodule(role)(encoding, batch)
             outputs[name] = output / batch.num_atoms if self.extensive else output
         return outputs
 

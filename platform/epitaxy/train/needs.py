@@ -61,10 +61,11 @@ def check_needs(
             f"(it provides {', '.join(sorted(encoder.provides)) or 'nothing'}); "
             f"{_offer(lambda other: objective.requires <= frozenset(other.provides))}"
         )
-    if AMOUNT in fields:
+    if AMOUNT in fields and encoder.spec.rule != "composition":
         raise NeedsError(
             f"encoder {_name(settings.encoder)} asks for structures, but the data set "
-            f"{settings.data} holds compositions, which have none"
+            f"{settings.data} holds compositions, which have none; "
+            f"{_offer(lambda other: other.spec.rule == 'composition')}"
         )
     _check_coupling(settings, encoder, objective, report)
 
