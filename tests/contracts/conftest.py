@@ -13,39 +13,67 @@ import torch
 import yaml
 
 from epitaxy.build import build
+from epitaxy.data.recipe import load_recipe
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.collate import collate
 from epitaxy.graph.labels import LabelTable
-from epitaxy.graph.record import CrystalRecord, LabelField
+from epitaxy.graph.record import CrystalRecord, Label, LabelField
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.model import Model
 
 CONF = Path(__file__).parents[2] / "platform/epitaxy/conf"
 LABEL = "energy"
 """Stands in where a configuration leaves the label to the user (``???``)."""
+LABELS = {"classification": "metallic"}
+"""Stands in for the label of objectives that an energy does not suit."""
 FIELDS = (
     LabelField("energy", "eV"),
     LabelField("forces", "eV/Å", (3,), per_atom=True),
     LabelField("stress", "eV/Å^3", (3, 3)),
+    LabelField("metallic", ""),
 )
+
+
+SMALLER: dict[str, dict[str, Any]] = {
+    "alignn_paper": {"width": 32, "embedding_width": 16},
+    "cgcnn_mdl_paper": {"width": 32},
+    "roost_paper": {"gate": [32], "message": [32], "trunk": [64, 32]},
+    "tensornet_paper": {"width": 16},
+    "torchmd_et_paper": {"width": 32, "layers": 3},
+}
+"""Sizes of encoders that would take minutes otherwise; what they do stays the same."""
 
 
 def configurations(group: str) -> dict[str, dict[str, Any]]:
     """Name to content of every YAML file of a group."""
     found = {}
     for path in sorted((CONF / group).glob("*.yaml")):
-        content = yaml.safe_load(path.read_text("utf-8"))
-        found[path.stem] = {k: LABEL if v == "???" else v for k, v in content.items()}
+        content = yaml.safe_load(path.read_text("utf-8")) | SMALLER.get(path.stem, {})
+        label = LABELS.get(path.stem, LABEL)
+        found[path.stem] = {k: label if v == "???" else v for k, v in content.items()}
     return found
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Runs a test with ``encoder`` for each encoder, with ``pair`` for each pair that fits."""
-    encoders = configurations("encoder")
+    """Runs a test with ``encoder`` for each encoder, with ``pair`` for each pair that fits.
+
+    Markers leave out those that do not promise what a test is about.
+    """
+    promise = metafunc.definition.get_closest_marker("invariance")
+    encoders = {
+        name: config
+        for name, config in configurations("encoder").items()
+        if promise is None or promise.args[0] in build(config).invariances
+    }
     if "encoder" in metafunc.fixturenames:
         metafunc.parametrize("encoder", encoders.values(), ids=encoders.keys(), indirect=True)
     if "pair" in metafunc.fixturenames:
-        objectives = configurations("objective")
+        objectives = {
+            name: config
+            for name, config in configurations("objective").items()
+            if metafunc.definition.get_closest_marker("derivatives") is None
+            or {"forces", "stress"} <= set(build(config).labels)
+        }
         pairs = {
             f"{one}-{other}": (encoders[one], objectives[other])
             for one in encoders
@@ -86,7 +114,7 @@ def label_table(records: Sequence[CrystalRecord]) -> LabelTable:
     return LabelTable(
         num_atoms=composition.sum(1),
         composition=composition,
-        scalars={"energy": column("energy", float)},
+        scalars={name: column(name, float) for name in ("energy", "metallic")},
         root_mean_square={"forces": column("forces", lambda v: np.sqrt(np.square(v).mean()))},
         largest={n: column(n, lambda v: np.abs(v).max()) for n in ("forces", "stress")},
         units={field.name: field.unit for field in FIELDS},
@@ -118,7 +146,24 @@ def examples(crystals: Any) -> list[CrystalRecord]:
     """Labelled crystals without symmetry: one to six atoms, one flat and one sparse cell."""
     sparse = crystals.triclinic(11, 2, volume_per_atom=90.0)
     records = [crystals.triclinic(seed, count) for seed, count in enumerate((4, 6, 1, 3))]
-    return [crystals.labelled(record, seed) for seed, record in enumerate([*records, sparse])]
+    labelled = [crystals.labelled(record, seed) for seed, record in enumerate([*records, sparse])]
+    return [
+        record.replace(labels={**record.labels, "metallic": Label(np.array(seed % 2), "")})
+        for seed, record in enumerate(labelled)
+    ]
+
+
+@pytest.fixture(scope="session")
+def real_crystals(data_dir: Path) -> list[CrystalRecord]:
+    """Of a table of the Materials Project, the first crystal of each size from 1 to 8 atoms."""
+    source = load_recipe("mp_csv").open_source()
+    found: dict[int, CrystalRecord] = {}
+    for record in source.read(str(data_dir / "small/mp_2000.csv.gz")):
+        if isinstance(record, CrystalRecord) and record.num_atoms <= 8:
+            found.setdefault(record.num_atoms, record)
+        if len(found) == 8:
+            break
+    return [found[size] for size in sorted(found)]
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,10 @@ from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.spec import GraphSpec, Repeats, Rule
 from epitaxy.shapes import Distances, NodeFeatures
 
-Rows = Float[Tensor, "rows features"]
+Nodes = Float[Tensor, "nodes features"]
+Edges = Float[Tensor, "links features"]
+Bonds = Float[Tensor, "bonds features"]
+Angles = Float[Tensor, "angles features"]
 Index = Int[Tensor, " links"]
 
 
@@ -36,7 +39,7 @@ class ALIGNN(nn.Module):
     The original (``alignn_paper``) takes the 12 nearest neighbours and completes their shell, so
     its energy jumps when ranks change; bonds of an atom to its own images count twice
     (``repeats: self``) and lack their straight angle, so a cell and its supercell differ. Nobody
-    reads the last updates of angles and bonds: their norms (``bn_edges``) do not exist here.
+    reads the last updates of angles and bonds, whose norms therefore never learn.
     # Differs from Choudhary & DeCost in the preset ``alignn``: all neighbours within the cutoff,
     envelopes (angles: the product of those of both bonds, with a shorter cutoff of their own, as
     their number grows with the sixth power of it), layer norms.
@@ -59,6 +62,7 @@ class ALIGNN(nn.Module):
         floor: Added to the sum of gates that divides a message: 1e-6 in the original, about 1 lets
             the last neighbour leave smoothly.
         norm: ``batch``, ``sync_batch``, ``layer`` or ``none``.
+        last_updates: Whether the last angles and bonds are updated although nobody reads them.
 
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
@@ -86,6 +90,7 @@ class ALIGNN(nn.Module):
         envelope: EnvelopeName = "poly6",
         floor: float = 1.0,
         norm: NormName = "layer",
+        last_updates: bool = False,
     ) -> None:
         super().__init__()
         if angular < 1 or plain < 0 or not floor > 0:
@@ -100,6 +105,7 @@ class ALIGNN(nn.Module):
         self.envelope: EnvelopeName = envelope
         self.angle_cutoff = angle_cutoff
         self.norm: NormName = norm
+        self.last_updates = last_updates
         self.node_width = width
         self.features = ElementFeatures("cgcnn92")
         # γ = 1/Δ, not 1/Δ² (their code): in spacings Δ the width is 1/√Δ.
@@ -116,7 +122,7 @@ class ALIGNN(nn.Module):
         self.angle_embedding = nn.Sequential(
             Perceptron(num_angles, embedding_width, norm), Perceptron(embedding_width, width, norm)
         )
-        self.interaction = nn.ModuleList(_layers(angular, plain, width, norm, floor))
+        self.interaction = nn.ModuleList(_layers(angular, plain, width, norm, floor, last_updates))
         self.blocks = blocks_of(self)
 
     @property
@@ -182,13 +188,15 @@ class ALIGNN(nn.Module):
 
 
 def _layers(
-    angular: int, plain: int, width: int, norm: NormName, floor: float
+    angular: int, plain: int, width: int, norm: NormName, floor: float, last_updates: bool
 ) -> Iterator[nn.Module]:
-    """Yields layers with angles, then those without; the last of each leaves its links alone."""
+    """Yields layers with angles, then those without."""
     for layer in range(angular):
-        yield AngularLayer(width, norm, floor, updates_angles=layer < angular - 1)
+        read = last_updates or layer < angular - 1
+        yield AngularLayer(width, norm, floor, updates_angles=read)
     for layer in range(plain):
-        yield EdgeGatedConvolution(width, norm, floor, updates_edges=layer < plain - 1)
+        read = last_updates or layer < plain - 1
+        yield EdgeGatedConvolution(width, norm, floor, updates_edges=read)
 
 
 class Links:
@@ -239,9 +247,9 @@ class EdgeGatedConvolution(nn.Module):
         self.send = nn.Linear(width, width)
         self.node_norm = make_norm(norm, width)
         self.edge_norm = make_norm(norm, width) if updates_edges else nn.Identity()
-        self.gate = Tap("edges", "gate")
+        self.gate = Tap("edges", "gate", before_envelope=True)
 
-    def forward(self, node: Rows, edge: Rows, links: Links) -> tuple[Rows, Rows]:
+    def forward(self, node: Nodes, edge: Edges, links: Links) -> tuple[Nodes, Edges]:
         """Returns the updated nodes and links."""
         gate = self.edge_gate(edge)
         gate = gate + self.source_gate(node).index_select(0, links.source)
@@ -265,11 +273,11 @@ class AngularLayer(nn.Module):
         super().__init__()
         self.node_update = EdgeGatedConvolution(width, norm, floor, updates_edges=True)
         self.edge_update = EdgeGatedConvolution(width, norm, floor, updates_edges=updates_angles)
-        self.edge_update.gate = Tap("angles", "angle gate")
+        self.edge_update.gate = Tap("angles", "angle gate", before_envelope=True)
 
     def forward(
-        self, atom: NodeFeatures, bond: Rows, angle: Rows, bonds: Links, angles: Links
-    ) -> tuple[NodeFeatures, Rows, Rows]:
+        self, atom: NodeFeatures, bond: Bonds, angle: Angles, bonds: Links, angles: Links
+    ) -> tuple[NodeFeatures, Bonds, Angles]:
         """Returns the updated atoms, bonds and angles."""
         atom, bond = self.node_update(atom, bond, bonds)
         bond, angle = self.edge_update(bond, angle, angles)

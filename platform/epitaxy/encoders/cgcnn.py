@@ -25,7 +25,7 @@ from epitaxy.encoders.taps import Tap
 from epitaxy.errors import ConfigError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.spec import GraphSpec, Ties
-from epitaxy.shapes import EdgeIndex, GraphFeatures, NodeFeatures
+from epitaxy.shapes import EdgeIndex, NodeFeatures
 
 Rule = Literal["radius", "nearest"]
 Padding = Literal["index0", "masked"]
@@ -177,7 +177,9 @@ class CGCNN(nn.Module):
             node = functional.normalize(node, dim=-1)
         return Encoding(node=node, graph=self._crystal(node, batch) if self.graph_width else None)
 
-    def _crystal(self, node: NodeFeatures, batch: CrystalBatch) -> GraphFeatures:
+    def _crystal(
+        self, node: NodeFeatures, batch: CrystalBatch
+    ) -> Float[Tensor, "graphs crystal_width"]:
         pooled = functional.softplus(pool("mean", node, batch))
         return functional.softplus(self.crystal(pooled))
 
@@ -214,7 +216,7 @@ class GatedConvolution(nn.Module):
         self.node_norm = make_norm(norm, width)
         self.core_activation = smooth_activation(core_activation)
         self.outer_activation = smooth_activation(outer_activation)
-        self.gate = Tap("edges", "gate")
+        self.gate = Tap("edges", "gate", before_envelope=True)
 
     def forward(
         self,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from epitaxy.encoders.activations import ActivationName, activation
+from epitaxy.encoders.activations import KINKED, ActivationName, activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.concatenation import ConcatenationLinear
 from epitaxy.encoders.contract import Encoding, Provision, blocks_of
@@ -98,7 +98,7 @@ class MatDeepLearnCGCNN(nn.Module):
         self.basis = GaussianBasis(
             num_basis, cutoff, width=math.sqrt(2) * basis_width * (num_basis - 1)
         )
-        self.smooth = input_activation != "relu"
+        self.smooth = input_activation not in KINKED
         self.activation = activation(input_activation)
         self.embedding = nn.Linear(self.features.width, width)
         self.interaction = nn.ModuleList(
@@ -108,7 +108,7 @@ class MatDeepLearnCGCNN(nn.Module):
 
     @property
     def provides(self) -> frozenset[Provision]:
-        """States of atoms; energies built on them are differentiable, twice without ``relu``."""
+        """States of atoms; energies built on them are differentiable, twice without a ReLU."""
         return frozenset({"node", "position_grad"} if self.smooth else {"node"})
 
     @property
@@ -145,7 +145,7 @@ class AveragingConvolution(nn.Module):
         self.floor = floor
         self.linear = ConcatenationLinear(width, num_basis, 2 * width)
         self.norm = make_norm(norm, width)
-        self.gate = Tap("edges", "gate")
+        self.gate = Tap("edges", "gate", before_envelope=True)
 
     def forward(
         self,

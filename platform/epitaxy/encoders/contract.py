@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.spec import GraphSpec
-from epitaxy.shapes import GraphFeatures, NodeFeatures
 
 Provision = Literal["graph", "node", "vector", "position_grad"]
 
@@ -27,9 +26,9 @@ class Encoding:
             with the crystal.
     """
 
-    node: NodeFeatures | None = None
-    graph: GraphFeatures | None = None
-    vector: Float[Tensor, "atoms 3 width"] | None = None
+    node: Float[Tensor, "atoms node_width"] | None = None
+    graph: Float[Tensor, "graphs graph_width"] | None = None
+    vector: Float[Tensor, "atoms 3 vector_width"] | None = None
 
 
 @runtime_checkable

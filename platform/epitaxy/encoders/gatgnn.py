@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from epitaxy.encoders.activations import KINKED, ActivationName, activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.clusters import NUM_CLUSTERS, cluster_labels, other_clusters
 from epitaxy.encoders.contract import Encoding, Provision, blocks_of
@@ -31,7 +32,7 @@ COMPOSITION_ELEMENTS = 103
 class GATGNN(nn.Module):
     """Attention over neighbours, then one over the atoms of the crystal.
 
-    ``x = W_n features(Z) + b``, ``e = leaky_relu(W_e φ(d))``, then per layer, with ``H`` heads ::
+    ``x = W_n features(Z) + b``, ``e = g(W_e φ(d))``, then per layer, with ``H`` heads ::
 
         p_i, p_j = softplus([x_i ⊕ e] W), softplus([x_j ⊕ e] W)
         a_ij     = softplus(norm(softplus(⟨p_i ⊕ p_j, att⟩)))                       per head
@@ -47,7 +48,8 @@ class GATGNN(nn.Module):
     coordinate clusters depend on the choice of cell, its names for learnt clusters are left out:
     they fit three clusters only and their choice (an argmax) has no gradient.
     # Differs from Louis et al. in the preset ``gatgnn``: all neighbours within the cutoff, an
-    envelope with a sink in the softmax, layer norms, none on the logits.
+    envelope with a sink in the softmax, layer norms, none on the logits, and silu for the
+    leaky ReLU ``g``, whose kinks would make forces jump.
 
     Args:
         width: Features per atom and edge.
@@ -63,6 +65,7 @@ class GATGNN(nn.Module):
         envelope: ``poly6``, ``cosine`` or ``none``.
         sink: Weight of a neighbour that sends nothing; 0 is the plain softmax.
         norm: ``batch``, ``sync_batch``, ``layer`` or ``none``; logits have batch norms or none.
+        edge_activation: ``g``: ``silu``, ``softplus``, ``leaky_relu``, ``relu`` or ``none``.
         attention: How ``β`` comes about: ``composition``, ``cluster_fixed`` or ``cluster_random``.
 
     Raises:
@@ -87,6 +90,7 @@ class GATGNN(nn.Module):
         envelope: EnvelopeName = "poly6",
         sink: float = 1.0,
         norm: NormName = "layer",
+        edge_activation: ActivationName = "silu",
         attention: GlobalAttention = "composition",
     ) -> None:
         super().__init__()
@@ -103,6 +107,8 @@ class GATGNN(nn.Module):
         self.spec = GraphSpec(rule, cutoff, max_neighbors, padded=padding == "index0", ties=ties)
         self.envelope: EnvelopeName = envelope
         self.norm: NormName = norm
+        self.smooth = edge_activation not in KINKED
+        self.edge_activation = activation(edge_activation)
         self.by_composition = attention == "composition"
         self.node_width = width
         self.graph_width = width
@@ -123,9 +129,11 @@ class GATGNN(nn.Module):
 
     @property
     def provides(self) -> frozenset[Provision]:
-        """Atoms and crystal; energies are differentiable unless neighbours are ranked."""
+        """Atoms and crystal; energies are differentiable without ranks of neighbours and kinks."""
         provided: set[Provision] = {"node", "graph"}
-        return frozenset(provided | {"position_grad"} if self.spec.rule == "radius" else provided)
+        if self.spec.rule == "radius" and self.smooth:
+            provided.add("position_grad")
+        return frozenset(provided)
 
     @property
     def invariances(self) -> frozenset[str]:
@@ -147,7 +155,7 @@ class GATGNN(nn.Module):
         """
         graph = batch.graph(self.spec)
         distances = batch.distances(self.spec)
-        edge = functional.leaky_relu(self.edge_embedding(self.basis(distances)), 0.2)
+        edge = self.edge_activation(self.edge_embedding(self.basis(distances)))
         weight = cutoff_envelope(self.envelope, distances, self.spec.cutoff).unsqueeze(-1)
         node = self.embedding(self.features(batch.numbers))
         for block in self.interaction:

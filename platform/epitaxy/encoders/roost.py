@@ -22,8 +22,7 @@ from epitaxy.graph.elements import ElementTable
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.shapes import GraphFeatures, NodeFeatures
 
-Fractions = Float[Tensor, "rows 1"]
-Rows = Float[Tensor, "rows features"]
+Fractions = Float[Tensor, "atoms 1"]
 Index = Tensor
 
 
@@ -159,7 +158,7 @@ class WeightedPool(nn.Module):
         fraction: Fractions,
         target: Index,
         count: int,
-    ) -> tuple[Rows, Float[Tensor, " rows"]]:
+    ) -> tuple[Float[Tensor, "targets width"], Float[Tensor, " rows"]]:
         """Returns the pooled rows of each target, and the share of each row."""
         logits = self.gate(node, source, target)
         message = self.message(node, source, target)
@@ -183,7 +182,9 @@ class RowNetwork(nn.Module):
             layers[0] = ConcatenationLinear(width, 0, widths[1])
         self.layers = nn.ModuleList(layers)
 
-    def forward(self, node: NodeFeatures, source: Index | None, target: Index) -> Rows:
+    def forward(
+        self, node: NodeFeatures, source: Index | None, target: Index
+    ) -> Float[Tensor, "rows outputs"]:
         """Returns one row per pair (or per element, without ``source``)."""
         first, *others = self.layers
         rows = first(node) if source is None else first(node, None, source, target)
@@ -201,7 +202,7 @@ class Trunk(nn.Module):
         self.hidden = nn.ModuleList(ResidualLayer(one, other) for one, other in pairwise(hidden))
         self.out = nn.Linear(hidden[-1], widths[-1])
 
-    def forward(self, vector: GraphFeatures) -> GraphFeatures:
+    def forward(self, vector: GraphFeatures) -> Float[Tensor, "graphs outputs"]:
         """Returns the crystal vectors."""
         for layer in self.hidden:
             vector = layer(vector, functional.relu)

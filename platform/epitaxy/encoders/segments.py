@@ -31,7 +31,11 @@ def segment_mean(
 
 
 def segment_softmax(
-    logits: Rows, index: Index, count: int, weight: Rows | None = None, sink: float = 0.0
+    logits: Rows,
+    index: Index,
+    count: int,
+    weight: Float[Tensor, "rows ..."] | None = None,
+    sink: float = 0.0,
 ) -> Rows:
     """Returns ``w exp(l) / (Σ w exp(l) + sink)`` with sums over each segment.
 

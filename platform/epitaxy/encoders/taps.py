@@ -18,12 +18,15 @@ class Tap(nn.Module):
         over: What the rows of the tensor belong to: atoms, directed edges, angles (pairs of edges)
             or element features. Other axes, such as attention heads, are averaged by who draws.
         name: What the weights are, in two or three words.
+        before_envelope: Whether the encoder's ``envelope`` multiplies the weights afterwards: of
+            the edge, or of both edges of an angle.
     """
 
-    def __init__(self, over: Over, name: str) -> None:
+    def __init__(self, over: Over, name: str, *, before_envelope: bool = False) -> None:
         super().__init__()
         self.over: Over = over
         self.name = name
+        self.before_envelope = before_envelope
 
     def forward(self, weights: Tensor) -> Tensor:
         """Returns ``weights``."""

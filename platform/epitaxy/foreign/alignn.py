@@ -9,6 +9,7 @@ from torch import Tensor
 from epitaxy.foreign.published import PublishedModel, Rule, Unused, count, renamed, shape, task_of
 
 _FAMILY = "ALIGNN"
+_GAUSSIANS = Unused(r"(edge|angle)_embedding\.0\.centers", "centres of fixed Gaussians")
 _PARTS = {
     "src_gate": "source_gate",
     "dst_gate": "target_gate",
@@ -41,7 +42,7 @@ def import_alignn(
     angular = count(weights, r"alignn_layers\.(\d+)\.node_update\.src_gate\.weight", _FAMILY)
     plain = count(weights, r"gcn_layers\.(\d+)\.src_gate\.weight", _FAMILY)
     rules = _rules(angular, plain)
-    state, unused = renamed(weights, _FAMILY, rules, _unused(angular, plain))
+    state, unused = renamed(weights, _FAMILY, rules, (_GAUSSIANS,))
     width, _ = shape(weights, "atom_embedding.layer.0.weight", _FAMILY)
     outputs = shape(weights, "fc.weight", _FAMILY)[0]
     encoder = {
@@ -61,6 +62,7 @@ def import_alignn(
         "envelope": "none",
         "floor": 1e-6,
         "norm": "batch",
+        "last_updates": True,
     }
     head = {"hidden": (), "order": "early", "pool": "mean", "outputs": outputs}
     return PublishedModel(_FAMILY, encoder, head, state, mean, std, task_of(outputs), unused)
@@ -88,13 +90,3 @@ def _rules(angular: int, plain: int) -> list[Rule]:
             for n in range(plain)
         ]
     return rules
-
-
-def _unused(angular: int, plain: int) -> list[Unused]:
-    found = [Unused(r"(edge|angle)_embedding\.0\.centers", "centres of fixed Gaussians")]
-    if plain:
-        last = rf"gcn_layers\.{plain - 1}\.bn_edges\.\w+"
-        found.append(Unused(last, "norm of the last bond update, which nothing reads"))
-    last = rf"alignn_layers\.{angular - 1}\.edge_update\.bn_edges\.\w+"
-    found.append(Unused(last, "norm of the last angle update, which nothing reads"))
-    return found

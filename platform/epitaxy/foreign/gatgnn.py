@@ -10,7 +10,7 @@ from torch import Tensor
 from epitaxy.foreign.published import PublishedModel, Rule, Unused, count, renamed, shape, task_of
 
 _FAMILY = "GATGNN"
-_INPUT = {"radius": 8.0, "max_neighbors": 12}
+INPUT = {"radius": 8.0, "max_neighbors": 12}
 
 
 def import_gatgnn(
@@ -34,9 +34,10 @@ def import_gatgnn(
     state, unused = renamed(weights, _FAMILY, rules, others)
     layers = count(weights, r"node_att\.(\d+)\.W", _FAMILY)
     for layer in range(layers):
+        shape(weights, f"node_att.{layer}.att", _FAMILY)
         name = f"encoder.interaction.{layer}.score"
         state[name] = state[name].squeeze(0)
-    settings = {**_INPUT, **(graph or {})}
+    settings = {**INPUT, **(graph or {})}
     encoder = {
         "_target_": "epitaxy.encoders.gatgnn.GATGNN",
         "width": shape(weights, "embed_n.weight", _FAMILY)[0],
@@ -51,6 +52,7 @@ def import_gatgnn(
         "envelope": "none",
         "sink": 0.0,
         "norm": "batch",
+        "edge_activation": "leaky_relu",
         "attention": attention,
     }
     hidden = [shape(weights, f"linear{n}.weight", _FAMILY)[0] for n in (1, 2)]

@@ -37,9 +37,10 @@ class ScalarHead(nn.Module):
         pool: ``mean``, ``sum`` or ``max`` over the atoms of a crystal.
         outputs: Numbers per crystal; the result is (graphs, outputs) unless this is 1.
         residual: Whether each hidden layer adds a linear map of its input to its output (Roost).
+        dropout: Share of the last hidden features that are set to 0 in training mode.
 
     Raises:
-        ConfigError: If a name is unknown.
+        ConfigError: If a name is unknown or the dropout is no share.
     """
 
     def __init__(
@@ -53,8 +54,11 @@ class ScalarHead(nn.Module):
         pool: Pool = "mean",
         outputs: int = 1,
         residual: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise ConfigError(f"dropout must be at least 0 and below 1, got {dropout}")
         if order not in ("late", "early"):
             raise ConfigError(f"head order is {order!r}; {closest(order, ('late', 'early'))}")
         check_pool(pool)
@@ -66,6 +70,7 @@ class ScalarHead(nn.Module):
         widths = (width, *hidden)
         self.hidden = nn.ModuleList(layer(before, after) for before, after in pairwise(widths))
         self.residual = residual
+        self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(widths[-1], outputs)
 
     def forward(self, encoding: Encoding, batch: CrystalBatch) -> GraphScalars | Tensor:
@@ -97,7 +102,7 @@ class ScalarHead(nn.Module):
                 features = layer(features, self.activation)
             else:
                 features = self.activation(layer(features))
-        return self.out(features)
+        return self.out(self.dropout(features))
 
 
 _STATES = "states of atoms (``node``)"
