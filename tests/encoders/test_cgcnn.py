@@ -176,3 +176,43 @@ def test_ties_are_part_of_what_a_run_is_only_where_neighbours_are_limited() -> N
 
     assert science(max_neighbors=None, ties="keep") == science(max_neighbors=None)
     assert science(max_neighbors=12, ties="keep") != science(max_neighbors=12)
+
+
+def test_fill_edges_to_the_first_atom_make_the_numbering_count(encoded: Any, preset: Any) -> None:
+    """Hydrogen fluoride far apart: eleven of an atom's twelve slots lead to whoever comes first."""
+    cell, places = np.eye(3) * 14.0, np.array([[0.0, 0, 0], [0.92, 0, 0]])
+    one = CrystalRecord("HF", [1, 9], places, cell)
+    other = CrystalRecord("FH", [9, 1], places[::-1], cell)
+    for padding, equal in (("index0", False), ("masked", True)):
+        encoder = preset("cgcnn_paper", padding=padding)
+        difference = encoded(encoder, one).node - encoded(encoder, other).node.flip(0)
+        assert (float(difference.abs().max()) < 1e-9) == equal
+
+
+def test_the_mask_of_crysxpp_multiplies_features(encoded: Any, preset: Any, crystals: Any) -> None:
+    encoder, plain = preset("crysxpp"), preset("cgcnn")
+    state = {k: v for k, v in encoder.state_dict().items() if not k.startswith("selector")}
+    plain.load_state_dict(state)
+    record = crystals.perovskite()
+    torch.testing.assert_close(encoded(encoder, record).node, encoded(plain, record).node)
+    with torch.no_grad():  # a mask is the same as weaker columns of the embedding
+        mask = torch.linspace(0.1, 2.0, 92)
+        encoder.selector.weight.copy_(mask)
+        plain.embedding.weight.mul_(mask)
+    torch.testing.assert_close(encoded(encoder, record).node, encoded(plain, record).node)
+
+
+def test_states_of_crysgnn_have_unit_length(encoded: Any, preset: Any, crystals: Any) -> None:
+    node = encoded(preset("crysgnn"), crystals.triclinic(2, 5)).node
+    torch.testing.assert_close(node.norm(dim=1), torch.ones(5).double())
+    assert preset("crysgnn").embedding.bias is None
+
+
+def test_the_crystal_vector_of_crystal_twins_is_its_formula(
+    encoded: Any, preset: Any, crystals: Any
+) -> None:
+    encoder = preset("crystal_twins_paper")
+    encoding = encoded(encoder, crystals.perovskite(), crystals.fcc())
+    means = torch.stack([encoding.node[:5].mean(0), encoding.node[5]])
+    hidden = torch.log1p(means.exp()) @ encoder.crystal.weight.T + encoder.crystal.bias
+    torch.testing.assert_close(encoding.graph, torch.log1p(hidden.exp()))
