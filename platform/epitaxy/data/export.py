@@ -104,7 +104,8 @@ def _to_pyg(record: CrystalRecord, dataset: Dataset, cutoff: float | None) -> An
 
     spec = GraphSpec(cutoff=cutoff) if cutoff is not None else None
     batch = collate([record], [] if spec is None else [spec], tuple(dataset.fields.values()))
-    data = Data(z=batch.numbers, pos=batch.positions) if spec is None else batch.to_pyg(spec)
+    plain = Data(z=batch.numbers, pos=batch.positions)
+    data = plain if spec is None else batch.to_pyg(spec).get_example(0)
     data.cell, data.pbc = batch.cell, torch.from_numpy(record.pbc.copy())[None]
     data.identity, data.batch = record.id, None
     for name, values in batch.labels.items():

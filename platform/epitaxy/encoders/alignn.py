@@ -73,8 +73,8 @@ class ALIGNN(nn.Module):
 
     def __init__(
         self,
-        width: int = 128,
-        embedding_width: int = 64,
+        width: int = 64,
+        embedding_width: int = 32,
         angular: int = 2,
         plain: int = 2,
         *,

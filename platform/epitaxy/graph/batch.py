@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from dataclasses import replace as replace_fields
 from typing import Any
@@ -214,27 +214,32 @@ class CrystalBatch:
         return self.replace(**{f.name: _pin(getattr(self, f.name)) for f in fields(self)})
 
     def to_pyg(self, spec: GraphSpec) -> Any:
-        """Returns a ``torch_geometric.data.Data`` with the edges of ``spec``.
+        """Returns a ``torch_geometric.data.Batch`` with the edges of ``spec``; see ``graph.pyg``.
 
-        ``pairs`` (2, pairs) is its line graph and ``reverse`` its reverse edges, if built.
+        Raises:
+            NeedsError: If they were not built, or a label cannot go along.
         """
-        from torch_geometric.data import Data
+        from epitaxy.graph.pyg import to_pyg
 
-        graph = self.graph(spec)
-        built = {"reverse": graph.reverse} if graph.reverse is not None else {}
-        if graph.line is not None:
-            built["pairs"] = torch.stack([graph.line.source, graph.line.target])
-        return Data(
-            z=self.numbers,
-            pos=self.positions,
-            cell=self.cell,
-            batch=self.graph_index,
-            edge_index=self.edge_index(spec),
-            shifts=graph.shifts,
-            edge_weight=self.edge_vectors(spec).norm(dim=-1),
-            **built,
-            **dict(self.labels),
-        )
+        return to_pyg(self, spec)
+
+    @staticmethod
+    def from_pyg(
+        data: Any,
+        spec: GraphSpec,
+        *,
+        labels: Sequence[str] | None = None,
+        ids: Sequence[str] | None = None,
+    ) -> CrystalBatch:
+        """Returns the batch that a ``Data`` or ``Batch`` holds; see ``graph.pyg.from_pyg``.
+
+        Raises:
+            NeedsError: If something is missing.
+            RecordError: If something has the wrong shape or cannot be.
+        """
+        from epitaxy.graph.pyg import from_pyg
+
+        return from_pyg(data, spec, labels=labels, ids=ids)
 
 
 def _move(value: Any, device: torch.device | str, dtype: torch.dtype | None) -> Any:
