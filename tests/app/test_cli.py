@@ -20,7 +20,7 @@ def test_version_and_help(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(verb in text for verb in VERBS)
-    assert "cgcnn | cgcnn_paper" in text
+    assert "cgcnn | cgcnn_attention" in text
     assert main([]) == 2
 
 

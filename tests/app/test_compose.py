@@ -5,11 +5,14 @@ import dataclasses
 import pytest
 import yaml
 
-from epitaxy.app.compose import compose, to_yaml
+from epitaxy.app.compose import compose, every_option, to_yaml
 from epitaxy.errors import ConfigError
 from epitaxy.train import settings
 
-VERBS = ("prepare", "pretrain", "finetune", "evaluate", "registry", "sweep", "report")
+VERBS = (
+    *("prepare", "pretrain", "finetune", "evaluate", "explain"),
+    *("encoders", "registry", "sweep", "report"),
+)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -96,3 +99,18 @@ def test_an_argument_that_the_yaml_leaves_out_needs_no_plus(tmp_path):
         compose("pretrain", ["encoder=short"])
     with pytest.raises(ConfigError, match="is no folder"):
         compose("pretrain", [], [str(tmp_path / "nowhere")])
+
+
+def test_every_option_of_a_group_with_those_of_the_user(tmp_path):
+    folder = tmp_path / "encoder"
+    folder.mkdir()
+    (folder / "mine.yaml").write_text("defaults: [cgcnn, _self_]\nwidth: 7\n")
+    found = every_option("encoder", [str(tmp_path)])
+    assert {"cgcnn", "mine"} <= set(found)
+    assert found["mine"] == {**found["cgcnn"], "width": 7}
+    assert list(every_option("encoder", [str(tmp_path)], ["mine", "cgcnn"])) == ["mine", "cgcnn"]
+    with pytest.raises(ConfigError, match="no encoder 'mime'; did you mean 'mine'"):
+        every_option("encoder", [str(tmp_path)], ["mime"])
+    (folder / "broken.yaml").write_text("width: [1\n")
+    with pytest.raises(ConfigError, match="encoder=broken"):
+        every_option("encoder", [str(tmp_path)], ["broken"])

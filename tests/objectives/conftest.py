@@ -20,6 +20,7 @@ from epitaxy.graph.spec import GraphSpec
 FIELDS = {
     "energy": LabelField("energy", "eV"),
     "gap": LabelField("gap", "eV"),
+    "kind": LabelField("kind", ""),
     "modulus": LabelField("modulus", "GPa"),
     "forces": LabelField("forces", "eV/Å", (3,), per_atom=True),
     "stress": LabelField("stress", "eV/Å^3", (3, 3)),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from epitaxy.build import build
 from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
 from epitaxy.errors import EpitaxyError, NeedsError
@@ -15,7 +16,9 @@ from epitaxy.graph.record import CrystalRecord, Label
 from epitaxy.predict.evaluate import evaluate
 from epitaxy.predict.evaluation import MAX_SAVED, Evaluation, Parity, quantity_of
 from epitaxy.predict.predictor import Predictor
-from epitaxy.train.checkpoint import load_model, save_model
+from epitaxy.train.checkpoint import build_model, load_model, save_model
+
+ENCODER = {"_target_": "epitaxy.encoders.cgcnn.CGCNN", "width": 4, "layers": 1}
 
 
 def test_errors_of_energy_forces_and_stress(
@@ -71,6 +74,35 @@ def test_quantity_by_hand() -> None:
     assert found.rmse == pytest.approx(np.sqrt(4 / 3))
     assert (found.mae_zero, found.mae_mean) == (pytest.approx(2), pytest.approx(2 / 3))
     assert (found.records, found.missing, found.mean_of) == (3, 2, "evaluated labels")
+
+
+def test_classes_by_hand() -> None:
+    """Of two classes, 2 of 4 pairs are in order; of three, 2 of 3 records are right."""
+    two = Parity(np.array([0.0, 0, 1, 1]), np.array([0.1, 0.7, 0.6, 0.4]), np.arange(4))
+    options: dict[str, Any] = {"unit": "", "training_mean": None, "reference": None}
+    found = quantity_of(two, num_records=4, classes=2, **options)
+    assert (found.accuracy, found.auc) == (0.5, 0.5)
+    assert found.metrics[-2:] == ("accuracy", "auc")
+    target, predicted = np.eye(3), np.array([[0.5, 0.3, 0.2], [0.1, 0.8, 0.1], [0.4, 0.3, 0.3]])
+    several = Parity(target.ravel(), predicted.ravel(), np.repeat(np.arange(3), 3))
+    found = quantity_of(several, num_records=3, classes=3, **options)
+    assert found.accuracy == pytest.approx(2 / 3)
+    assert found.auc == pytest.approx(np.mean([1.0, 1.0, 1.0]))
+    assert found.records == 3
+    plain = quantity_of(two, num_records=4, **options)
+    assert np.isnan(plain.accuracy)
+    assert "auc" not in plain.metrics
+
+
+def test_labels_of_other_classes_are_refused(crystals: Any, tmp_path: Path) -> None:
+    config = {"_target_": "epitaxy.objectives.classification.Classification", "label": "kind"}
+    objective = build(config)
+    model = build_model(build(ENCODER), objective)
+    save_model(tmp_path / "m", model, ENCODER, config, objective, {"statistics": {}})
+    record = crystals.fcc().replace(labels={"kind": Label(np.array(2), "")})
+    prepare([record], tmp_path / "data", format="lmdb", recipe=None, progress=False)
+    with pytest.raises(NeedsError, match=r"the classes 0 … 1 of 'kind' apart, .* has a label 2"):
+        evaluate(tmp_path / "m", Dataset.open(tmp_path / "data"), np.arange(1))
 
 
 def test_non_finite_predictions_are_counted() -> None:

@@ -8,6 +8,7 @@ import torch
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.train.metrics import (
     Sums,
+    certain,
     metric_units,
     prediction_metrics,
     prediction_sums,
@@ -86,3 +87,31 @@ def test_units_of_metrics() -> None:
         for label in ("energy", "energy_per_atom", "forces")
         for kind in ("mae", "rmse")
     }
+
+
+def test_classes_are_counted_and_their_probabilities_measured() -> None:
+    """Records of the classes 1 and 0."""
+    given = batch().replace(
+        labels={"kind": torch.tensor([1.0, 0.0])}, masks={"kind": torch.tensor([True, True])}
+    )
+    two = prediction_sums(given, {"kind": torch.tensor([0.6, 0.8])}, {"kind": 2})
+    assert prediction_metrics(two, "val") == pytest.approx(
+        {"val/kind_accuracy": 0.5, "val/kind_mae": 0.6, "val/kind_rmse": 0.4**0.5}
+    )
+    several = torch.tensor([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]])
+    three = prediction_sums(given, {"kind": several}, {"kind": 3})
+    assert prediction_metrics(three, "val")["val/kind_accuracy"] == 1.0
+    assert three.pairs["kind:absolute"] == pytest.approx((0.2 + 0.3 + 0.1 + 0.5 + 0.5, 6.0))
+    half = given.replace(masks={"kind": torch.tensor([True, False])})
+    assert prediction_sums(half, {"kind": several}, {"kind": 3}).pairs["kind:correct"] == (1.0, 1.0)
+
+
+def test_certain_probabilities() -> None:
+    labels = torch.tensor([0.0, 2.0])
+    assert torch.equal(certain(labels, 2), labels)
+    assert certain(labels, 3).tolist() == [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]
+
+
+def test_units_of_classes() -> None:
+    units = metric_units({"kind": ""}, classes={"kind": 2})
+    assert units == {f"val/kind_{kind}": "" for kind in ("mae", "rmse", "accuracy", "auc")}

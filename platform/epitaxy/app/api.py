@@ -19,7 +19,9 @@ from epitaxy.app.readers import readers, source_uri
 from epitaxy.errors import ConfigError, SourceError, closest
 
 if TYPE_CHECKING:
+    from epitaxy.app.encoder_table import EncoderRow
     from epitaxy.app.evaluation import Evaluated
+    from epitaxy.app.explanation import ModelExplanation
     from epitaxy.app.runs import Trained
     from epitaxy.app.sweeping import Swept
     from epitaxy.data.manifest import Manifest
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REGISTRY_ACTIONS = ("list", "show", "publish", "pull", "alias", "verify")
+REGISTRY_ACTIONS = ("list", "show", "publish", "pull", "alias", "verify", "import-foreign")
 
 
 def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> Manifest:
@@ -104,6 +106,23 @@ def evaluate(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -
     return run_evaluation(_compose("evaluate", overrides, options, config_dirs).require())
 
 
+def explain(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> ModelExplanation:
+    """Shows what a model weighs in some structures; see ``epitaxy explain --help``."""
+    from epitaxy.app.explanation import run_explanation
+
+    config = _compose("explain", overrides, options, config_dirs).require()
+    return run_explanation(config, config_dirs)
+
+
+def encoders(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> list[EncoderRow]:
+    """Lists every encoder with what it reads and costs; see ``epitaxy encoders --help``."""
+    from epitaxy.app.encoder_table import list_encoders
+
+    return list_encoders(
+        _compose("encoders", overrides, options, config_dirs).require(), config_dirs
+    )
+
+
 def sweep(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -> Swept:
     """Fine-tunes over a grid; see ``epitaxy sweep --help``. The same call resumes it."""
     from epitaxy.app.sweeping import run_grid
@@ -146,7 +165,8 @@ def registry(action: str, *overrides: str, config_dirs: Sequence[str] = (), **op
     """Runs one registry action; see ``epitaxy registry --help``.
 
     Returns:
-        ``list``: the versions; ``show``: the card; ``pull``: the folder; otherwise the version.
+        ``list``: the versions; ``show``: the card; ``pull``: the folder; ``import-foreign``: the
+        imported model; otherwise the version.
     """
     from epitaxy.app.models import card_text, registry_of
 
@@ -155,6 +175,10 @@ def registry(action: str, *overrides: str, config_dirs: Sequence[str] = (), **op
     config = _compose("registry", overrides, options, config_dirs).require()
     set_absolute(config, ("folder",), ("home", "out"))
     aliases = config["alias"] if isinstance(config["alias"], list) else [config["alias"]]
+    if action == "import-foreign":
+        from epitaxy.app.importing import run_import
+
+        return run_import(config, aliases)
     store = registry_of(config)
     if action == "list":
         return store.list()

@@ -174,6 +174,21 @@ def _evaluate(command: _Command) -> None:
     _say(f"written to {evaluated.directory}")
 
 
+def _explain(command: _Command) -> None:
+    from epitaxy.app import api
+
+    explanation = api.explain(*command.words, config_dirs=command.config_dirs)
+    _say(explanation.text())
+    _say(f"written to {explanation.directory}")
+
+
+def _encoders(command: _Command) -> None:
+    from epitaxy.app import api
+    from epitaxy.app.encoder_table import table
+
+    _say(table(api.encoders(*command.words, config_dirs=command.config_dirs)))
+
+
 def _registry(command: _Command) -> None:
     from epitaxy.app import api
 
@@ -186,6 +201,8 @@ def _registry(command: _Command) -> None:
         _say(columns([("version", "aliases", "published", "digest"), *rows]))
     elif action in ("show", "pull"):
         _say(str(outcome))
+    elif action == "import-foreign":
+        _say(outcome.text())
     else:
         verdict = "verified" if action == "verify" else ", ".join(outcome.aliases)
         _say(f"{outcome.reference}  {verdict}".rstrip())
@@ -219,6 +236,8 @@ _VERBS: dict[str, Callable[[_Command], None]] = {
     "pretrain": _train,
     "finetune": _train,
     "evaluate": _evaluate,
+    "explain": _explain,
+    "encoders": _encoders,
     "registry": _registry,
     "sweep": _sweep,
     "report": _report,

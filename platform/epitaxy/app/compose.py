@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from epitaxy.app.overrides import parse, suggest
 from epitaxy.app.paths import absolute, default_home
@@ -26,6 +27,7 @@ from epitaxy.errors import ConfigError, closest
 from epitaxy.train import settings
 
 CONFIG_MODULE = "epitaxy.conf"
+_UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)
 
 _TRAINING_NODES = {
     "split": settings.SplitSettings(),
@@ -92,10 +94,40 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
             config = hydra_compose(verb, base + [f"{g}={n}" for g, n in picks.items()])
         _apply(config, [(k, v) for k, v in pairs if not (k in picks and _is_name(v))])
         plain = _resolve(config)
-    except (HydraException, OmegaConfBaseException) as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"configuration: {_one_line(error)}") from error
     given = frozenset(key for key, _ in pairs)
     return Composed(plain, {**groups, **picks}, options, given)
+
+
+def every_option(
+    group: str, config_dirs: Sequence[str] = (), only: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """Returns the configuration of every option of a group, such as every encoder, by name.
+
+    Args:
+        group: Such as ``encoder``.
+        config_dirs: Folders with further groups.
+        only: Names of the options to return, in this order; ``None`` for all.
+
+    Raises:
+        ConfigError: If there is no such option, or one of them cannot be read.
+    """
+    _register_defaults()
+    search = [_search_path(folder) for folder in config_dirs]
+    base = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    found: dict[str, dict[str, Any]] = {}
+    name = ""
+    try:
+        with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
+            options = _group_options(group, config_dirs)
+            for name in options if only is None else only:
+                _check_option(group, name, options)
+                config = _resolve(hydra_compose("storage", [*base, f"+{group}={name}"]))
+                found[name] = config[group]
+    except _UNREADABLE as error:
+        raise ConfigError(f"configuration {group}={name}: {_one_line(error)}") from error
+    return found
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ _COLUMNS = {
     "MAE of zero": "mae_zero",
     "MAE of mean": "mae_mean",
 }
+_CLASS_COLUMNS = {"accuracy": "accuracy", "AUC": "auc"}
 SPLITS = ("train", "val", "test", "all")
 
 logger = logging.getLogger(__name__)
@@ -47,9 +48,12 @@ class Evaluated:
 
     def table(self) -> str:
         """Returns errors beside what predicting zero, or the mean, would have scored."""
-        rows = [["label", "unit", *_COLUMNS]]
-        for name, quantity in self.evaluation.quantities.items():
-            values = [number(getattr(quantity, field)) for field in _COLUMNS.values()]
+        quantities = self.evaluation.quantities
+        classes = any("accuracy" in quantity.metrics for quantity in quantities.values())
+        shown = {**_COLUMNS, **(_CLASS_COLUMNS if classes else {})}
+        rows = [["label", "unit", *shown]]
+        for name, quantity in quantities.items():
+            values = [number(getattr(quantity, field)) for field in shown.values()]
             rows.append([name, quantity.unit, *values])
         return columns(rows)
 

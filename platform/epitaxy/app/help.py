@@ -19,7 +19,9 @@ VERBS = {
     "pretrain": "train an encoder on a prepared data set",
     "finetune": "train a property model, from a registered teacher or from scratch",
     "evaluate": "measure a model on a split of a data set",
-    "registry": "publish, pull and list models: name@version, name@alias",
+    "explain": "show what a model weighs: attention, gates and masks of some structures",
+    "encoders": "list the encoders with their graph, size, cost and symmetries",
+    "registry": "publish, pull, list and import models: name@version, name@alias",
     "sweep": "fine-tune over a grid of strategies, learning rates and seeds",
     "report": "compare runs in one HTML file",
     "quickstart": "the whole path on a small data set made on the spot",
@@ -57,6 +59,18 @@ _EXAMPLES = {
         "epitaxy evaluate model=gap-model data=data/gaps",
         "epitaxy evaluate model=~/.epitaxy/runs/gap/final data=data/other split=all",
     ),
+    "explain": (
+        "epitaxy explain model=gap-model data=data/gaps out=weights",
+        "epitaxy explain model=gap-model data=data/gaps ids=[mp-1,mp-2] out=weights",
+        "epitaxy explain model=~/.epitaxy/runs/gap/final source=POSCAR.tar "
+        "recipe=poscar_folder limit=3 out=weights",
+    ),
+    "encoders": (
+        "epitaxy encoders",
+        "epitaxy encoders out=encoders.csv",
+        "epitaxy encoders only=[cgcnn,alignn] time=true",
+        "epitaxy encoders --config-dir mine out=encoders.md",
+    ),
     "registry": (
         "epitaxy registry list",
         "epitaxy registry show model=teacher@best",
@@ -64,6 +78,9 @@ _EXAMPLES = {
         "epitaxy registry alias model=teacher@3 alias=best",
         "epitaxy registry pull model=teacher@best out=teacher-copy",
         "epitaxy registry verify model=teacher@3",
+        "epitaxy registry import-foreign file=cgcnn.pth.tar label=formation_energy_per_atom "
+        "unit=eV/atom name=cgcnn-mp",
+        "epitaxy registry import-foreign file=barlow.pth options=config.yaml out=barlow",
     ),
     "sweep": (
         "epitaxy sweep data=data/gaps from=teacher objective.label=band_gap run.name=grid "
@@ -108,8 +125,37 @@ _TEXT = {
     "card": "write the data card OUT/card.html",
     "model": "NAME, NAME@ALIAS, NAME@3, or a model folder",
     "split": "train, val, test (as dealt in training), or all",
+    "ids": "of the structures to take, such as [mp-1,mp-2]",
+    "index": "their places instead, from 0 on, such as [0,7]",
+    "limit": "without ids= and index=: so many structures from the first on",
+    "explain data": "prepared data set(s) to take structures from, or:",
+    "explain source": "file, folder or URI to take them from; labels are not needed",
+    "explain out": "folder for tables and pictures; an earlier explanation in it is replaced",
+    "encoders out": "file to write the list to as well: .csv, .json or .md",
+    "only": "list of encoders; null: all",
+    "time": "measure milliseconds of a forward pass, and with gradients (takes minutes)",
     "folder": "model folder to publish, such as <run>/final",
     "name": "name to publish it under",
+    "file": "checkpoint (torch.save, safetensors) of CGCNN, CrysXPP, CrysGNN, Crystal Twins, "
+    "ALIGNN, GATGNN, Roost or MatDeepLearn",
+    "family": "which of these models; auto: told by the names of the parameters",
+    "label": "what its head predicts",
+    "unit": "in which unit; not for classifiers",
+    "options.radius": "Å; options replace what the file says; options=FILE.yaml reads the authors'",
+    "options.max_neighbors": "neighbours per atom",
+    "options.dmin": "Å, first Gaussian of a CGCNN",
+    "options.step": "Å, to the next Gaussian of a CGCNN",
+    "options.max_images": "periodic images along each axis (MatDeepLearn)",
+    "options.heads": "attention heads of an equivariant transformer",
+    "options.order": "early pools before the last layers, late after them (MatDeepLearn)",
+    "options.pool": "sum, mean or max over atoms (MatDeepLearn)",
+    "options.repeats": "self for ALIGNN graphs with use_canonize, mutual for others",
+    "options.attention": "composition, cluster_fixed or cluster_random (GATGNN)",
+    "options.unit_length": "whether states of atoms end up with length 1 (CrysGNN)",
+    "options.robust": "whether a Roost also predicts its own error",
+    "options.mean": "of the labels, if the file holds no normalizer",
+    "options.std": "of the labels, if the file holds no normalizer",
+    "options.task": "regression or classification",
     "runs": "list of run folders; a sweep's folder stands for its trials",
     "evaluations": "folders that `epitaxy evaluate` wrote; null: those of these runs under home",
     "title": "heading of the report",
@@ -164,7 +210,8 @@ def verb_help(
     for group in options:
         texts |= _argument_texts(group, choices[group], config_dirs)
     for path, value in sorted(leaves(config), key=_rank):
-        lines.append(f"  {f'{path}={show(value)}':<42}  {texts.get(path, '')}".rstrip())
+        text = texts.get(f"{verb} {path}", texts.get(path, ""))
+        lines.append(f"  {f'{path}={show(value)}':<42}  {text}".rstrip())
     return "\n".join(lines) + "\n" + FLAGS
 
 

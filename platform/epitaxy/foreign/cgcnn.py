@@ -14,8 +14,10 @@ from epitaxy.errors import CheckpointError
 from epitaxy.foreign.published import PublishedModel, Rule, Unused, count, renamed, shape, task_of
 
 ATOM_FEATURES = 92
-_INPUT = {"radius": 8.0, "max_neighbors": 12, "dmin": 0.0}
+INPUT = {"radius": 8.0, "max_neighbors": 12, "dmin": 0.0, "step": 0.2}
 """What the authors' code builds graphs with unless told otherwise (Å)."""
+_DROPOUT = 0.5
+"""Of CGCNN's classifiers."""
 
 _CONVOLUTIONS = (
     Rule(r"embedding\.(weight|bias)", r"encoder.embedding.\1"),
@@ -43,8 +45,8 @@ def import_cgcnn(
         weights: Parameters and batch-norm statistics under the authors' names.
         mean: Of the authors' label normaliser.
         std: Of the authors' label normaliser.
-        graph: ``radius`` (Å), ``max_neighbors`` and ``dmin`` (Å, first Gaussian) if they differ
-            from 8, 12 and 0.
+        graph: ``radius`` (Å), ``max_neighbors``, ``dmin`` (Å, first Gaussian) and ``step`` (Å,
+            to the next one) if they differ from 8, 12, 0 and 0.2.
 
     Raises:
         CheckpointError: If a name is foreign to CGCNN or a shape does not fit the others.
@@ -63,6 +65,8 @@ def import_cgcnn(
     outputs = shape(weights, "fc_out.weight", family)[0]
     depth = 1 + count(weights, r"fcs\.(\d+)\.weight", family)
     head = {**_head((hidden,) * depth, outputs), "activate_input": True}
+    if outputs > 1:
+        head["dropout"] = _DROPOUT
     encoder = _encoder(weights, family, graph)
     if selects:
         encoder["feature_selector"] = True
@@ -141,7 +145,9 @@ def _encoder(
             f"embedding.weight has shape {(width, features)}: expected {ATOM_FEATURES} element "
             "features, those of the authors' atom_init.json"
         )
-    settings = {**_INPUT, **(graph or {})}
+    settings = {**INPUT, **(graph or {})}
+    num_basis = shape(weights, "convs.0.fc_full.weight", family)[1] - 2 * width
+    _check_basis(num_basis, settings)
     return {
         "_target_": "epitaxy.encoders.cgcnn.CGCNN",
         "width": width,
@@ -150,7 +156,7 @@ def _encoder(
         "cutoff": float(settings["radius"]),
         "max_neighbors": int(settings["max_neighbors"]),
         "padding": "index0",
-        "num_basis": shape(weights, "convs.0.fc_full.weight", family)[1] - 2 * width,
+        "num_basis": num_basis,
         "basis_start": float(settings["dmin"]),
         "basis_width": 1.0,
         "envelope": "none",
@@ -159,6 +165,19 @@ def _encoder(
         "core_activation": "softplus",
         "outer_activation": "softplus",
     }
+
+
+def _check_basis(count: int, settings: Mapping[str, Any]) -> None:
+    """Refuses Gaussians that do not go from ``dmin`` to the radius in the given steps."""
+    start, step, radius = (float(settings[name]) for name in ("dmin", "step", "radius"))
+    last = start + step * (count - 1)
+    if abs(last - radius) > 1e-6:
+        raise CheckpointError(
+            f"the weights read {count} Gaussians, from {start:g} Å to {last:g} Å in steps of "
+            f"{step:g} Å, but the radius is {radius:g} Å. If it is {last:g} Å, give "
+            f"options={{radius: {last:g}}}; dmin and step are further options. Models whose last "
+            "Gaussian is not at the radius cannot be imported"
+        )
 
 
 def _head(hidden: tuple[int, ...], outputs: int) -> dict[str, Any]:

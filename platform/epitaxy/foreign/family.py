@@ -9,10 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from epitaxy.errors import CheckpointError, ConfigError, closest
+from epitaxy.foreign import cgcnn, gatgnn, matdeeplearn
 from epitaxy.foreign.alignn import import_alignn
-from epitaxy.foreign.cgcnn import import_cgcnn, import_crysgnn, import_crystal_twins
-from epitaxy.foreign.gatgnn import import_gatgnn
-from epitaxy.foreign.matdeeplearn import import_equivariant_transformer, import_mdl_cgcnn
 from epitaxy.foreign.published import PublishedModel
 from epitaxy.foreign.roost import import_roost
 
@@ -20,15 +18,28 @@ Importer = Callable[..., PublishedModel]
 
 FAMILIES: dict[str, Importer] = {
     "alignn": import_alignn,
-    "cgcnn": import_cgcnn,
-    "cgcnn_mdl": import_mdl_cgcnn,
-    "crysgnn": import_crysgnn,
-    "crystal_twins": import_crystal_twins,
-    "crysxpp": import_cgcnn,
-    "gatgnn": import_gatgnn,
+    "cgcnn": cgcnn.import_cgcnn,
+    "cgcnn_mdl": matdeeplearn.import_mdl_cgcnn,
+    "crysgnn": cgcnn.import_crysgnn,
+    "crystal_twins": cgcnn.import_crystal_twins,
+    "crysxpp": cgcnn.import_cgcnn,
+    "gatgnn": gatgnn.import_gatgnn,
     "roost": import_roost,
-    "torchmd_et": import_equivariant_transformer,
+    "torchmd_et": matdeeplearn.import_equivariant_transformer,
 }
+
+GRAPH_SETTINGS: dict[str, Mapping[str, Any]] = {
+    **dict.fromkeys(("cgcnn", "crysgnn", "crystal_twins", "crysxpp"), cgcnn.INPUT),
+    **dict.fromkeys(("cgcnn_mdl", "torchmd_et"), matdeeplearn.INPUT),
+    "gatgnn": gatgnn.INPUT,
+}
+"""What each importer takes as ``graph``, with the values it takes otherwise."""
+
+STANDARDISED = frozenset({"cgcnn", "crysxpp", "crystal_twins", "roost"})
+"""Families whose code always standardises the labels of a regression."""
+
+TWO_CLASSES = frozenset({"cgcnn", "crysxpp", "crystal_twins", "gatgnn"})
+"""Families in which a head with two outputs can only be a classifier's."""
 
 _SIGNS = (
     # (family, pattern of a name that only it has), most telling first
@@ -74,8 +85,18 @@ def import_weights(
         ConfigError: If there is no such family.
         CheckpointError: If a name or shape is foreign to the family.
     """
+    return FAMILIES[chosen_family(weights, family)](weights, **settings)
+
+
+def chosen_family(weights: Mapping[str, Tensor], family: str) -> str:
+    """Returns the family that is meant, told by the names if it is ``auto``.
+
+    Raises:
+        ConfigError: If there is no such family.
+        CheckpointError: If the names tell none.
+    """
     if family == "auto":
-        family = family_of(weights)
+        return family_of(weights)
     if family not in FAMILIES:
         raise ConfigError(f"no family {family!r}; {closest(family, ('auto', *FAMILIES))}")
-    return FAMILIES[family](weights, **settings)
+    return family

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from epitaxy.foreign.published import PublishedModel, Rule, Unused, count, renamed, shape
 
-_INPUT = {"radius": 8.0, "max_neighbors": 250, "max_images": None}
+INPUT = {"radius": 8.0, "max_neighbors": 250, "max_images": None}
 """Graph of the force pre-training paper (Å); its shipped configuration also has max_images 2."""
 
 _PROJECTIONS = {
@@ -137,7 +137,7 @@ def import_equivariant_transformer(
 
 
 def _graph(graph: Mapping[str, Any] | None) -> dict[str, Any]:
-    settings = {**_INPUT, **(graph or {})}
+    settings = {**INPUT, **(graph or {})}
     return {
         "cutoff": float(settings["radius"]),
         "max_neighbors": settings["max_neighbors"],

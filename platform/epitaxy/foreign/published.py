@@ -137,9 +137,17 @@ def as_tensors(values: Mapping[str, Any], where: str) -> dict[str, Tensor]:
     """
     tensors = {}
     for name, value in values.items():
-        tensor = torch.as_tensor(value)
+        try:
+            tensor = torch.as_tensor(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"{where}: {name!r} is no parameter ({error})") from error
         if not isinstance(name, str) or tensor.dtype == torch.bool:
             raise CheckpointError(f"{where}: {name!r} is no parameter")
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise CheckpointError(
+                f"{where}: {name!r} holds NaN or infinity; the file is damaged, or its training "
+                "diverged: import another one"
+            )
         tensors[name.removeprefix("module.")] = tensor
     return tensors
 

@@ -39,6 +39,7 @@ def import_roost(
     if robust:
         outputs //= 2
         for kind in ("weight", "bias"):
+            shape(weights, f"output_nns.0.fc_out.{kind}", _FAMILY)
             name = f"head.scalar.out.{kind}"
             state[name] = state[name][:outputs]
         unused["output_nns.0.fc_out (second half)"] = "logarithm of the model's own error estimate"

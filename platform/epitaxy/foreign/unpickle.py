@@ -35,10 +35,12 @@ class BadValue:
     Attributes:
         name: Of the record.
         error: Why; the message names the file, the record and what to do.
+        refused: Type that is not allowed, if that is why.
     """
 
     name: str
     error: SourceError | RecordError
+    refused: str = ""
 
 
 def read_pickles(
@@ -131,7 +133,8 @@ def _read(path: str, request: dict[str, Any], limits: Limits) -> Iterator[tuple[
             if kind == "item":
                 yield name, _tree(path, header, blob)
             elif kind == "refused":
-                yield name, BadValue(name, _refusal(path, name, str(header.get("why"))))
+                refused = str(header.get("why"))
+                yield name, BadValue(name, _refusal(path, name, refused), refused)
             else:
                 why = f"{path}, record {name!r} cannot be read: {header.get('why')}"
                 yield name, BadValue(name, SourceError(why))

@@ -76,3 +76,13 @@ class Objective(Protocol):
     def predict(self, model: Model, batch: CrystalBatch) -> dict[str, Tensor]:
         """Returns predictions named like their labels, in the labels' units."""
         ...
+
+
+def class_counts(objective: Objective) -> Mapping[str, int]:
+    """Returns the labels that are class numbers, each with its number of classes; mostly none.
+
+    Such an objective has an attribute ``class_counts`` and predicts the probability of class 1
+    of two, (graphs,), or that of every class, (graphs, classes).
+    """
+    counts: Mapping[str, int] = getattr(objective, "class_counts", {})
+    return counts

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from epitaxy.data.codec import decode
 from epitaxy.data.mixture import Data
 from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.record import CrystalRecord, LabelField
+from epitaxy.objectives.contract import class_counts
 from epitaxy.predict.evaluation import Evaluation, Parity, quantity_of
 from epitaxy.predict.predictor import DEFAULT_MAX_ATOMS, Predictor
 from epitaxy.train.checkpoint import WEIGHTS
 from epitaxy.train.folders import MANIFEST, read_json
-from epitaxy.train.metrics import ENERGY_LABEL
+from epitaxy.train.metrics import ENERGY_LABEL, certain
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -79,6 +81,7 @@ def evaluate(
             num_records=len(rows),
             training_mean=means.get(name),
             reference=collected[name].reference(),
+            classes=class_counts(predictor.objective).get(name, 0),
         )
         for name, parity in parities.items()
     }
@@ -129,6 +132,7 @@ def _collect(
     collected: Mapping[str, _Collected],
 ) -> None:
     """Adds labels and predictions of records ``first``, ``first + 1``, … to ``collected``."""
+    classes = class_counts(predictor.objective)
     for batch, predicted in predictor.batches(records, tuple(fields.values())):
         crystal = np.arange(first, first + batch.num_graphs)
         first += batch.num_graphs
@@ -136,12 +140,26 @@ def _collect(
             mask = batch.masks[name].numpy()
             row = crystal[batch.graph_index.numpy()] if field.per_atom else crystal
             target = batch.labels[name].numpy()[mask]
+            if name in classes:
+                target = _certain(name, target, classes[name])
             collected[name].add(target, predicted[name][mask], row[mask])
             if name == ENERGY_LABEL:
                 atoms = batch.num_atoms.numpy()[mask]
                 part = collected[f"{name}_per_atom"]
                 part.add(target / atoms, predicted[name][mask] / atoms, row[mask])
                 _add_reference(predictor, batch, mask, collected)
+
+
+def _certain(name: str, labels: np.ndarray, classes: int) -> np.ndarray:
+    """Returns the probabilities that class numbers stand for, shaped like predictions."""
+    wrong = labels[~np.isin(labels, np.arange(classes))]
+    if len(wrong):
+        raise NeedsError(
+            f"the model tells the classes 0 … {classes - 1} of {name!r} apart, but the data has a "
+            f"label {wrong[0]:g}; evaluate it on data of the same classes"
+        )
+    probabilities: np.ndarray = certain(torch.from_numpy(labels), classes).numpy()
+    return probabilities
 
 
 def _add_reference(
@@ -162,11 +180,16 @@ def _add_reference(
 
 def _shared_fields(predictor: Predictor, dataset: Data) -> dict[str, LabelField]:
     """Returns the labels that the model predicts and the data set has."""
+    if not predictor.units:
+        raise NeedsError(
+            f"{predictor.folder} predicts no label: it is an encoder to fine-tune, epitaxy "
+            f"finetune from={predictor.folder} …"
+        )
     fields = {name: field for name, field in dataset.fields.items() if name in predictor.units}
     if not fields:
         raise NeedsError(
-            f"{predictor.folder} predicts {', '.join(sorted(predictor.units)) or 'no label'}, "
-            f"but {dataset.location} has the labels {', '.join(sorted(dataset.fields)) or 'none'}"
+            f"{predictor.folder} predicts {', '.join(sorted(predictor.units))}, but "
+            f"{dataset.location} has the labels {', '.join(sorted(dataset.fields)) or 'none'}"
         )
     for name, field in fields.items():
         if field.unit != predictor.units[name]:

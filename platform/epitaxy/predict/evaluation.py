@@ -12,12 +12,15 @@ import numpy as np
 
 from epitaxy.errors import EpitaxyError
 from epitaxy.train.folders import read_json, write_json
+from epitaxy.train.ranking import auc
 
 METRICS_FILE, PARITY_FILE = "metrics.json", "parity.npz"
 FORMAT = 1
 MAX_SAVED = 100_000
 """Values of a quantity kept for parity plots; metrics always use all of them."""
 METRICS = ("mae", "rmse", "r2", "mae_zero", "mae_mean")
+CLASS_METRICS = ("accuracy", "auc")
+_WITHOUT_UNIT = ("r2", *CLASS_METRICS)
 
 
 @dataclass(frozen=True)
@@ -47,8 +50,11 @@ class Parity:
 class Quantity:
     """Errors of one predicted quantity over all labelled records, components flattened.
 
+    Of a label of class numbers, the quantity is the probability of class 1 of two, or those of
+    all classes.
+
     Attributes:
-        unit: Of everything here but ``r2`` and the counts.
+        unit: Of everything here but ``r2``, ``accuracy``, ``auc`` and the counts.
         mae: Mean absolute error.
         rmse: Root mean square error.
         r2: 1 − SSE/SST with SST about the mean of these labels; NaN if they are all equal.
@@ -60,6 +66,8 @@ class Quantity:
         missing: Records without it.
         values: Numbers compared.
         non_finite: Predictions that are NaN or infinite; the errors are then NaN.
+        accuracy: Share of records whose class is the most probable one; NaN if it is no class.
+        auc: Area under the ROC curve (see ``ranking.auc``); NaN if it is no class.
     """
 
     unit: str
@@ -74,6 +82,13 @@ class Quantity:
     missing: int
     values: int
     non_finite: int
+    accuracy: float = math.nan
+    auc: float = math.nan
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Names of the metrics that make sense for it."""
+        return METRICS if math.isnan(self.accuracy) else (*METRICS, *CLASS_METRICS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +109,23 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """``<quantity>_mae``, ``_rmse``, ``_r2`` and the baselines ``_mae_zero``, ``_mae_mean``."""
+        """``<quantity>_mae``, ``_rmse``, ``_r2`` and the baselines ``_mae_zero``, ``_mae_mean``.
+
+        Classes also have ``_accuracy`` and ``_auc``.
+        """
         return {
             f"{label}_{name}": getattr(quantity, name)
             for label, quantity in self.quantities.items()
-            for name in METRICS
+            for name in quantity.metrics
         }
 
     @property
     def units(self) -> dict[str, str]:
         """Unit of each of ``metrics``."""
         return {
-            f"{label}_{name}": "" if name == "r2" else quantity.unit
+            f"{label}_{name}": "" if name in _WITHOUT_UNIT else quantity.unit
             for label, quantity in self.quantities.items()
-            for name in METRICS
+            for name in quantity.metrics
         }
 
     def save(self, directory: str | Path) -> None:
@@ -151,7 +169,7 @@ class Evaluation:
             )
         known = [item.name for item in fields(Quantity)]
         quantities = {
-            name: Quantity(**{key: _number(values[key]) for key in known})
+            name: Quantity(**{key: _number(values.get(key)) for key in known})
             for name, values in content.pop("quantities").items()
         }
         ids, parity = _load_parity(directory / PARITY_FILE, list(quantities))
@@ -165,6 +183,7 @@ def quantity_of(
     num_records: int,
     training_mean: float | None,
     reference: np.ndarray | None,
+    classes: int = 0,
 ) -> Quantity:
     """Returns the errors of one quantity.
 
@@ -174,12 +193,14 @@ def quantity_of(
         num_records: Evaluated records, with and without the label.
         training_mean: Mean of the training labels; ``None`` takes that of the labels here.
         reference: Predictions of an element reference, (values,).
+        classes: How many, if the values are probabilities of classes.
     """
     target, error = parity.target, parity.predicted - parity.target
     mean = float(target.mean())
     total = float(((target - mean) ** 2).sum())
     base = mean if training_mean is None else training_mean
     labelled = len(np.unique(parity.record))
+    accuracy, area = _ranked(parity, classes) if classes else (math.nan, math.nan)
     return Quantity(
         unit=unit,
         mae=float(np.abs(error).mean()),
@@ -193,7 +214,21 @@ def quantity_of(
         missing=num_records - labelled,
         values=len(target),
         non_finite=int((~np.isfinite(parity.predicted)).sum()),
+        accuracy=accuracy,
+        auc=area,
     )
+
+
+def _ranked(parity: Parity, classes: int) -> tuple[float, float]:
+    """Returns accuracy and area under the ROC curve."""
+    if classes == 2:
+        label, predicted = parity.target, parity.predicted
+        chosen = predicted > 0.5
+    else:
+        rows = parity.target.reshape(-1, classes)
+        label, predicted = rows.argmax(1), parity.predicted.reshape(-1, classes)
+        chosen = predicted.argmax(1)
+    return float((chosen == label).mean()), auc(label, predicted)
 
 
 def _load_parity(path: Path, names: list[str]) -> tuple[np.ndarray, dict[str, Parity]]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from epitaxy.encoders.contract import Encoder
 from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.collate import collate
@@ -54,6 +55,11 @@ class Predictor:
         self._model.to(self.device).requires_grad_(False)
         self._dtype = next(self._model.parameters()).dtype
         self.units: Mapping[str, str] = dict(self.objective.units)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model's encoder, in eval mode on ``device``."""
+        return self._model.encoder
 
     @cached_property
     def per_atom(self) -> frozenset[str]:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, to_rgb
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from epitaxy.data.summaries import Histogram, Summary
 from epitaxy.graph.symbols import SYMBOLS
-from epitaxy.report.drawing import PALETTE, STYLE, plain, png, pretty_unit
+from epitaxy.report.drawing import PALETTE, STYLE, ink_on, plain, png, pretty_unit
 
 LOG_RATIO = 60
 """Histogram whose tallest bin exceeds the median of its filled bins by this has a log axis."""
@@ -160,7 +160,7 @@ def _element(panel: Axes, number: int, count: int, colour: tuple[float, ...] | N
     column, row = element_place(number)
     face = _ABSENT if colour is None else colour
     panel.add_patch(Rectangle((column + 0.03, row + 0.03), 0.94, 0.94, facecolor=face))
-    ink = "#a3acb5" if colour is None else _ink(face)
+    ink = "#a3acb5" if colour is None else ink_on(face)
     height, weight = (0.5, "normal") if colour is None else (0.4, "bold")
     symbol = SYMBOLS[number]
     panel.text(
@@ -171,12 +171,6 @@ def _element(panel: Axes, number: int, count: int, colour: tuple[float, ...] | N
         panel.text(
             column + 0.5, row + 0.79, text, ha="center", va="center", fontsize=8.5, color=ink
         )
-
-
-def _ink(face: Any) -> str:
-    """Returns black or white, whichever reads better on ``face`` (relative luminance, WCAG)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(face)]
-    return "white" if float(np.dot(linear, (0.2126, 0.7152, 0.0722))) < 0.2 else "#10202e"
 
 
 def _blues() -> Colormap:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -41,6 +43,12 @@ def pretty_name(name: str) -> str:
 def plain(text: str) -> str:
     """Returns ``text`` as matplotlib is to get it: a dollar sign starts no formula."""
     return text.replace("$", r"\$")
+
+
+def ink_on(face: Any) -> str:
+    """Returns black or white, whichever reads better on ``face`` (relative luminance, WCAG)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(face)]
+    return "white" if float(np.dot(linear, (0.2126, 0.7152, 0.0722))) < 0.2 else "#10202e"
 
 
 def png(figure: Figure) -> bytes:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.objectives.contract import Term
 from epitaxy.train import collective
 
 ENERGY_LABEL = "energy"
+NO_CLASSES: Mapping[str, int] = MappingProxyType({})
+_METRICS = {"absolute": "mae", "square": "rmse", "correct": "accuracy"}
 
 
 class Sums:
@@ -49,18 +53,26 @@ def term_sums(terms: Mapping[str, Term]) -> Sums:
     return Sums({name: (float(term.total), float(term.count)) for name, term in terms.items()})
 
 
-def prediction_sums(batch: CrystalBatch, predictions: Mapping[str, Tensor]) -> Sums:
+def prediction_sums(
+    batch: CrystalBatch,
+    predictions: Mapping[str, Tensor],
+    classes: Mapping[str, int] = NO_CLASSES,
+) -> Sums:
     """Returns absolute and squared errors of predicted labels over the labels that exist.
 
     A tensor label counts each of its components; the energy is counted per crystal and, as
-    ``energy_per_atom``, divided by the number of atoms.
+    ``energy_per_atom``, divided by the number of atoms. For ``classes`` the errors are those of
+    the probabilities, and the correct ones of the most probable classes are counted.
     """
     sums = Sums()
     for name, predicted in predictions.items():
         if name not in batch.labels:
             continue
-        error = (predicted.detach() - batch.labels[name]).double()
-        mask = batch.masks[name]
+        target, mask = batch.labels[name], batch.masks[name]
+        if name in classes:
+            sums.add(_correct(name, predicted[mask], target[mask]))
+            target = certain(target, classes[name])
+        error = (predicted.detach() - target).double()
         sums.add(_errors(name, error[mask]))
         if name == ENERGY_LABEL:
             per_atom = error / batch.num_atoms.to(error.dtype)
@@ -69,18 +81,21 @@ def prediction_sums(batch: CrystalBatch, predictions: Mapping[str, Tensor]) -> S
 
 
 def prediction_metrics(sums: Sums, prefix: str) -> dict[str, float]:
-    """Returns ``<prefix>/<label>_mae`` and ``_rmse`` from summed errors."""
+    """Returns ``<prefix>/<label>_mae``, ``_rmse`` and, of classes, ``_accuracy`` from sums."""
     means = sums.means()
     metrics = {}
     for name, mean in means.items():
         label, _, kind = name.rpartition(":")
-        is_square = kind == "square"
-        metric = f"{prefix}/{label}_{'rmse' if is_square else 'mae'}"
-        metrics[metric] = math.sqrt(mean) if is_square else mean
+        metric = f"{prefix}/{label}_{_METRICS[kind]}"
+        metrics[metric] = math.sqrt(mean) if kind == "square" else mean
     return metrics
 
 
-def metric_units(units: Mapping[str, str], prefixes: Iterable[str] = ("val",)) -> dict[str, str]:
+def metric_units(
+    units: Mapping[str, str],
+    prefixes: Iterable[str] = ("val",),
+    classes: Mapping[str, int] = NO_CLASSES,
+) -> dict[str, str]:
     """Returns the unit of every prediction metric, given the units of the labels."""
     labels = dict(units)
     if ENERGY_LABEL in units:
@@ -89,8 +104,23 @@ def metric_units(units: Mapping[str, str], prefixes: Iterable[str] = ("val",)) -
         f"{prefix}/{label}_{kind}": unit
         for prefix in prefixes
         for label, unit in labels.items()
-        for kind in ("mae", "rmse")
+        for kind in ("mae", "rmse", *(("accuracy", "auc") if label in classes else ()))
     }
+
+
+def certain(labels: Tensor, classes: int) -> Tensor:
+    """Returns the probabilities that class numbers are: shaped as a classification predicts them.
+
+    Of two classes that is the number itself, (rows,), of more a 1 among zeros, (rows, classes).
+    """
+    if classes == 2:
+        return labels
+    return functional.one_hot(labels.long(), classes).to(labels.dtype)
+
+
+def _correct(name: str, predicted: Tensor, label: Tensor) -> Sums:
+    chosen = predicted.argmax(-1) if predicted.ndim == 2 else predicted > 0.5
+    return Sums({f"{name}:correct": (float((chosen == label).sum()), float(len(label)))})
 
 
 def _errors(name: str, error: Tensor) -> Sums:

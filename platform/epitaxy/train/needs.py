@@ -129,6 +129,7 @@ def _is_synchronised(encoder: Encoder) -> bool:
 def _offer(fits: Callable[[Encoder], bool]) -> str:
     """Returns which encoder configs of the installation would do."""
     names = [name for name, encoder in _installed_encoders() if fits(encoder)]
+    names = [name for name in names if not name.endswith("_paper")] or names
     return f"encoder={' or '.join(names)} would do" if names else "no installed encoder would do"
 
 

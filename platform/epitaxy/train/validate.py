@@ -8,7 +8,7 @@ import torch
 
 from epitaxy.errors import EpitaxyError
 from epitaxy.heads.model import Model
-from epitaxy.objectives.contract import Objective
+from epitaxy.objectives.contract import Objective, class_counts
 from epitaxy.train import collective
 from epitaxy.train.metrics import (
     Sums,
@@ -17,13 +17,14 @@ from epitaxy.train.metrics import (
     term_sums,
     weighted_loss,
 )
+from epitaxy.train.ranking import Ranking
 from epitaxy.train.transfer import Views, receive
 
 
 def validate(
     model: Model, objective: Objective, batches: Iterable[Views], device: torch.device
 ) -> dict[str, float]:
-    """Returns ``val/loss``, ``val/<term>`` and the errors of every predicted label.
+    """Returns ``val/loss``, ``val/<term>`` and the metrics of every predicted label.
 
     Args:
         model: Is put into eval mode and left there.
@@ -36,11 +37,12 @@ def validate(
     """
     model.eval()
     terms, errors = Sums(), Sums()
+    ranking = Ranking(class_counts(objective))
     weights: dict[str, float] = {}
     failure: EpitaxyError | None = None
     try:
         for views in batches:
-            _add_batch(model, objective, views, device, terms, errors, weights)
+            _add_batch(model, objective, views, device, terms, errors, ranking, weights)
     except EpitaxyError as caught:
         failure = caught
     collective.raise_together(failure)
@@ -52,6 +54,7 @@ def validate(
         "val/loss": weighted_loss(terms, everyone),
         **{f"val/{name}": mean for name, mean in terms.means().items()},
         **prediction_metrics(errors, "val"),
+        **ranking.metrics("val"),
     }
 
 
@@ -63,6 +66,7 @@ def _add_batch(
     device: torch.device,
     terms: Sums,
     errors: Sums,
+    ranking: Ranking,
     weights: dict[str, float],
 ) -> None:
     if views[0].num_graphs == 0:
@@ -71,4 +75,6 @@ def _add_batch(
     computed = objective.terms(model, moved)
     weights.update({name: term.weight for name, term in computed.items()})
     terms.add(term_sums(computed))
-    errors.add(prediction_sums(moved[0], objective.predict(model, moved[0])))
+    predicted = objective.predict(model, moved[0])
+    errors.add(prediction_sums(moved[0], predicted, ranking.classes))
+    ranking.add(moved[0], predicted)
