@@ -30,7 +30,7 @@ def test_alignn_distances_and_cosines(given: dict[str, np.ndarray]) -> None:
 
 
 def test_matdeeplearn_gaussians(given: dict[str, np.ndarray]) -> None:
-    basis = MatDeepLearnCGCNN(4, 1, cutoff=8.0).basis
+    basis = MatDeepLearnCGCNN(4, 1, cutoff=8.0, basis_width=0.2).basis
     close(basis(torch.from_numpy(given["d"]).float()), given["gauss_mdl_0_8_50"], **SINGLE)
 
 

@@ -33,14 +33,14 @@ class MatDeepLearnCGCNN(nn.Module):
         f, s = split(W [v_i ⊕ v_j ⊕ φ(d)] + b)
         v_i' = norm(v_i + Σ_j c(d) sigmoid(f) softplus(s) / (Σ_j c(d) + floor))
 
-    with Gaussians ``φ_k = exp(−½ ((d − μ_k) / 0.2 R)²)``. ``encoding.node`` is the last ``v``,
+    with Gaussians ``φ_k = exp(−½ ((d − μ_k) / (basis_width R))²)``. ``encoding.node`` is the last ``v``,
     (atoms, width). Not the network of Xie & Grossman: one-hot elements, no batch norm inside, no
     outer activation, a mean for the sum.
 
-    In the original (``cgcnn_mdl_paper``) ``c`` = 1 and ``floor`` = 0, so the energy jumps when a
+    In the original (``cgcnn_mdl_paper``) Gaussians are 1.6 Å wide, ``c`` = 1 and ``floor`` = 0, so the energy jumps when a
     neighbour crosses the cutoff or becomes the 251st nearest.
     # Differs from MatDeepLearn in the preset ``cgcnn_mdl``: all neighbours within the cutoff, an
-    envelope, and a floor of 1 that lets an atom's last neighbour leave smoothly.
+    envelope, narrower Gaussians, and a floor of 1 that lets an atom's last neighbour leave smoothly.
 
     Args:
         width: Features per atom.
@@ -77,7 +77,7 @@ class MatDeepLearnCGCNN(nn.Module):
         max_images: int | None = None,
         ties: Ties = "cut",
         num_basis: int = 50,
-        basis_width: float = 0.2,
+        basis_width: float = 0.07,
         envelope: EnvelopeName = "poly6",
         floor: float = 1.0,
         norm: NormName = "none",
