@@ -33,14 +33,15 @@ class MatDeepLearnCGCNN(nn.Module):
         f, s = split(W [v_i ⊕ v_j ⊕ φ(d)] + b)
         v_i' = norm(v_i + Σ_j c(d) sigmoid(f) softplus(s) / (Σ_j c(d) + floor))
 
-    with Gaussians ``φ_k = exp(−½ ((d − μ_k) / (basis_width R))²)``. ``encoding.node`` is the last ``v``,
-    (atoms, width). Not the network of Xie & Grossman: one-hot elements, no batch norm inside, no
-    outer activation, a mean for the sum.
+    with Gaussians ``φ_k = exp(−½ ((d − μ_k) / (basis_width R))²)``. ``encoding.node`` is the last
+    ``v``, (atoms, width). Not the network of Xie & Grossman: one-hot elements, no batch norm
+    inside, no outer activation, a mean for the sum.
 
-    In the original (``cgcnn_mdl_paper``) Gaussians are 1.6 Å wide, ``c`` = 1 and ``floor`` = 0, so the energy jumps when a
-    neighbour crosses the cutoff or becomes the 251st nearest.
+    In the original (``cgcnn_mdl_paper``) Gaussians are 1.6 Å wide, ``c`` = 1 and ``floor`` = 0, so
+    the energy jumps when a neighbour crosses the cutoff or becomes the 251st nearest.
     # Differs from MatDeepLearn in the preset ``cgcnn_mdl``: all neighbours within the cutoff, an
-    envelope, narrower Gaussians, and a floor of 1 that lets an atom's last neighbour leave smoothly.
+    envelope, narrower Gaussians, and a floor of 1 that lets an atom's last neighbour leave
+    smoothly.
 
     Args:
         width: Features per atom.
