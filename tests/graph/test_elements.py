@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from epitaxy.errors import ConfigError
-from epitaxy.graph.elements import atom_features, known_elements
+from epitaxy.graph.elements import _learned, atom_features, feature_names, known_elements
+from epitaxy.graph.symbols import SYMBOLS
 
 
 def test_every_known_element_has_six_to_nine_ones():
@@ -63,3 +64,39 @@ def test_callers_cannot_spoil_the_table():
 def test_an_unknown_table_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'cgcnn92'"):
         atom_features("cgcnn")
+
+
+def test_names_say_what_each_column_stands_for():
+    names = feature_names("cgcnn92")
+    assert len(names) == len(set(names)) == 92
+    fluorine = {names[column] for column in np.flatnonzero(atom_features("cgcnn92")[9])}
+    # Group 17, period 2, electronegativity 3.98, seven valence electrons, block p.
+    assert {"group 17", "period 2", "valence electrons 7", "block p"} <= fluorine
+    assert "electronegativity 3.65 to 4 Pauling" in fluorine
+    lanthanum = {names[column] for column in np.flatnonzero(atom_features("cgcnn92")[57])}
+    assert "group none (f block)" in lanthanum
+    assert feature_names("onehot100")[25] == "Z = 26"
+    assert len(feature_names("matscholar200")) == 200
+
+
+def test_one_hot_columns_are_atomic_numbers():
+    table = atom_features("onehot100")
+    assert table[26].tolist() == [float(column == 25) for column in range(100)]
+    assert known_elements("onehot100") == frozenset(range(1, 101))
+
+
+def test_the_learned_table_is_the_one_of_the_library():
+    matminer = pytest.importorskip("matminer.utils.data", reason="matminer is in the dev extra")
+    library = matminer.MatscholarElementData().all_element_data
+    ours = atom_features("matscholar200")
+    for number in known_elements("matscholar200"):
+        theirs = library[SYMBOLS[number]]
+        values = theirs.values() if isinstance(theirs, dict) else theirs
+        np.testing.assert_array_equal(ours[number], np.float32(list(values)))
+
+
+def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.setattr("epitaxy.graph.elements.find_spec", lambda name: None)
+    monkeypatch.setattr("epitaxy.graph.elements._read", _learned)
+    with pytest.raises(ConfigError, match=r"matminer.*pip install 'epitaxy\[composition\]'"):
+        atom_features("matscholar200")
