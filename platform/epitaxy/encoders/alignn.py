@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementFeatures
-from epitaxy.encoders.invariances import invariances_of
-from epitaxy.encoders.norms import COUPLING, NormName, make_norm
+from epitaxy.encoders.message_passing import MessagePassing
+from epitaxy.encoders.norms import NormName, make_norm
 from epitaxy.encoders.segments import segment_sum
 from epitaxy.encoders.taps import Tap
 from epitaxy.errors import ConfigError
@@ -28,7 +28,7 @@ Angles = Float[Tensor, "angles features"]
 Index = Int[Tensor, " links"]
 
 
-class ALIGNN(nn.Module):
+class ALIGNN(MessagePassing):
     """Updates bonds by the angles between them, and atoms by their bonds.
 
     Atoms ``x``, bonds ``y`` and angles ``z`` start from element features, Gaussians of distances
@@ -67,9 +67,6 @@ class ALIGNN(nn.Module):
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
     """
-
-    graph_width = 0
-    vector_width = 0
 
     def __init__(
         self,
@@ -124,22 +121,6 @@ class ALIGNN(nn.Module):
         )
         self.interaction = nn.ModuleList(_layers(angular, plain, width, norm, floor, last_updates))
         self.blocks = blocks_of(self)
-
-    @property
-    def provides(self) -> frozenset[Provision]:
-        """States of atoms; energies are differentiable unless neighbours are ranked."""
-        smooth_ranks = self.spec.rule == "radius"
-        return frozenset({"node", "position_grad"} if smooth_ranks else {"node"})
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        """What holds in eval mode."""
-        return invariances_of(self.spec, self.envelope)
-
-    @property
-    def couples_records(self) -> bool:
-        """Whether batch statistics tie the crystals of a training batch together."""
-        return self.norm in COUPLING
 
     def forward(self, batch: CrystalBatch) -> Encoding:
         """Returns the atoms' states.

@@ -15,10 +15,10 @@ from torch.nn import functional
 from epitaxy.encoders.activations import ActivationName, smooth_activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.concatenation import ConcatenationLinear
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementFeatures
-from epitaxy.encoders.invariances import invariances_of
-from epitaxy.encoders.norms import COUPLING, NormName, make_norm
+from epitaxy.encoders.message_passing import MessagePassing
+from epitaxy.encoders.norms import NormName, make_norm
 from epitaxy.encoders.pooling import pool
 from epitaxy.encoders.segments import segment_sum
 from epitaxy.encoders.taps import Tap
@@ -31,7 +31,7 @@ Rule = Literal["radius", "nearest"]
 Padding = Literal["index0", "masked"]
 
 
-class CGCNN(nn.Module):
+class CGCNN(MessagePassing):
     """Crystal graph network whose messages are gated by both atoms and their distance.
 
     For every edge from neighbour ``j`` to centre ``i`` at distance ``d`` ::
@@ -88,8 +88,6 @@ class CGCNN(nn.Module):
         ConfigError: If a name is unknown or the graph rule is impossible.
     """
 
-    vector_width = 0
-
     def __init__(
         self,
         width: int = 64,
@@ -138,26 +136,6 @@ class CGCNN(nn.Module):
         )
         self.crystal = nn.Linear(width, crystal_width) if crystal_width else nn.Identity()
         self.blocks = blocks_of(self)
-
-    @property
-    def provides(self) -> frozenset[Provision]:
-        """States of atoms; energies are differentiable unless neighbours are ranked."""
-        provided: set[Provision] = {"node"}
-        if self.spec.rule == "radius":
-            provided.add("position_grad")
-        if self.graph_width:
-            provided.add("graph")
-        return frozenset(provided)
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        """What holds in eval mode."""
-        return invariances_of(self.spec, self.envelope)
-
-    @property
-    def couples_records(self) -> bool:
-        """Whether batch statistics tie the crystals of a training batch together."""
-        return self.norm in COUPLING
 
     def forward(self, batch: CrystalBatch) -> Encoding:
         """Returns the atoms' states, and the crystal's vector if there is one.

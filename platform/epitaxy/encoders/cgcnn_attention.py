@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from epitaxy.encoders.activations import ActivationName, smooth_activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.concatenation import ConcatenationLinear
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementFeatures
-from epitaxy.encoders.invariances import invariances_of
-from epitaxy.encoders.norms import COUPLING, NormName, make_norm
+from epitaxy.encoders.message_passing import MessagePassing
+from epitaxy.encoders.norms import NormName, make_norm
 from epitaxy.encoders.segments import segment_softmax, segment_sum
 from epitaxy.encoders.taps import Tap
 from epitaxy.errors import ConfigError, closest
@@ -25,7 +25,7 @@ from epitaxy.shapes import Distances, EdgeIndex, NodeFeatures
 LogitScale = Literal["none", "sqrt_dim"]
 
 
-class AttentionCGCNN(nn.Module):
+class AttentionCGCNN(MessagePassing):
     """Convolutions that weigh neighbours by how alike the two atoms are.
 
     For every edge from neighbour ``j`` to centre ``i`` at distance ``d`` ::
@@ -63,9 +63,6 @@ class AttentionCGCNN(nn.Module):
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
     """
-
-    graph_width = 0
-    vector_width = 0
 
     def __init__(
         self,
@@ -110,22 +107,6 @@ class AttentionCGCNN(nn.Module):
             for _ in range(layers)
         )
         self.blocks = blocks_of(self)
-
-    @property
-    def provides(self) -> frozenset[Provision]:
-        """States of atoms; energies are differentiable unless neighbours are ranked."""
-        smooth_ranks = self.spec.rule == "radius"
-        return frozenset({"node", "position_grad"} if smooth_ranks else {"node"})
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        """What holds in eval mode."""
-        return invariances_of(self.spec, self.envelope)
-
-    @property
-    def couples_records(self) -> bool:
-        """Whether batch statistics tie the crystals of a training batch together."""
-        return self.norm in COUPLING
 
     def forward(self, batch: CrystalBatch) -> Encoding:
         """Returns the atoms' states.

@@ -12,10 +12,10 @@ from torch.nn import functional
 from epitaxy.encoders.activations import KINKED, ActivationName, activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.concatenation import ConcatenationLinear
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementFeatures
-from epitaxy.encoders.invariances import invariances_of
-from epitaxy.encoders.norms import COUPLING, NormName, make_norm
+from epitaxy.encoders.message_passing import MessagePassing
+from epitaxy.encoders.norms import NormName, make_norm
 from epitaxy.encoders.segments import segment_mean
 from epitaxy.encoders.taps import Tap
 from epitaxy.errors import ConfigError
@@ -24,7 +24,7 @@ from epitaxy.graph.spec import GraphSpec, Rule, Ties
 from epitaxy.shapes import Distances, EdgeIndex, NodeFeatures
 
 
-class MatDeepLearnCGCNN(nn.Module):
+class MatDeepLearnCGCNN(MessagePassing):
     """Gated convolutions that average over neighbours, as force pre-training uses them.
 
     For every edge from neighbour ``j`` to centre ``i`` at distance ``d`` ::
@@ -63,9 +63,6 @@ class MatDeepLearnCGCNN(nn.Module):
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
     """
-
-    graph_width = 0
-    vector_width = 0
 
     def __init__(
         self,
@@ -106,21 +103,6 @@ class MatDeepLearnCGCNN(nn.Module):
             AveragingConvolution(width, num_basis, norm, floor) for _ in range(layers)
         )
         self.blocks = blocks_of(self)
-
-    @property
-    def provides(self) -> frozenset[Provision]:
-        """States of atoms; energies built on them are differentiable, twice without a ReLU."""
-        return frozenset({"node", "position_grad"} if self.smooth else {"node"})
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        """What holds in eval mode."""
-        return invariances_of(self.spec, self.envelope)
-
-    @property
-    def couples_records(self) -> bool:
-        """Whether batch statistics tie the crystals of a training batch together."""
-        return self.norm in COUPLING
 
     def forward(self, batch: CrystalBatch) -> Encoding:
         """Returns the atoms' states.

@@ -12,9 +12,9 @@ from torch.nn import functional
 from epitaxy.encoders.activations import KINKED, ActivationName, activation
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
 from epitaxy.encoders.clusters import NUM_CLUSTERS, cluster_labels, other_clusters
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementFeatures
-from epitaxy.encoders.invariances import invariances_of
+from epitaxy.encoders.message_passing import MessagePassing
 from epitaxy.encoders.norms import COUPLING, NormName, make_norm
 from epitaxy.encoders.segments import segment_softmax, segment_sum
 from epitaxy.encoders.taps import Tap
@@ -29,7 +29,7 @@ COMPOSITION_ELEMENTS = 103
 """The composition vector runs from H to Lr."""
 
 
-class GATGNN(nn.Module):
+class GATGNN(MessagePassing):
     """Attention over neighbours, then one over the atoms of the crystal.
 
     ``x = W_n features(Z) + b``, ``e = g(W_e φ(d))``, then per layer, with ``H`` heads ::
@@ -71,8 +71,6 @@ class GATGNN(nn.Module):
     Raises:
         ConfigError: If a name is unknown or the graph rule is impossible.
     """
-
-    vector_width = 0
 
     def __init__(
         self,
@@ -128,23 +126,10 @@ class GATGNN(nn.Module):
         self.blocks = blocks_of(self)
 
     @property
-    def provides(self) -> frozenset[Provision]:
-        """Atoms and crystal; energies are differentiable without ranks of neighbours and kinks."""
-        provided: set[Provision] = {"node", "graph"}
-        if self.spec.rule == "radius" and self.smooth:
-            provided.add("position_grad")
-        return frozenset(provided)
-
-    @property
     def invariances(self) -> frozenset[str]:
         """What holds in eval mode; clusters of coordinates know of no periodicity."""
-        held = invariances_of(self.spec, self.envelope)
+        held = super().invariances
         return held if self.by_composition else held & {"rotation"}
-
-    @property
-    def couples_records(self) -> bool:
-        """Whether batch statistics tie the crystals of a training batch together."""
-        return self.norm in COUPLING
 
     def forward(self, batch: CrystalBatch) -> Encoding:
         """Returns the atoms' states and the crystal's vector.

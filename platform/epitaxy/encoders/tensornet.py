@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from epitaxy.encoders.basis import EnvelopeName, ExpNormalBasis, check_envelope, cutoff_envelope
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementEmbedding
-from epitaxy.encoders.invariances import invariances_of
+from epitaxy.encoders.message_passing import MessagePassing
 from epitaxy.encoders.neighborhoods import Edges, edges_of
 from epitaxy.encoders.segments import segment_sum
 from epitaxy.encoders.tensors import RANKS, SIZE, directions, pack, squared_norms, unpack
@@ -24,7 +24,7 @@ from epitaxy.shapes import AtomicNumbers
 Packed = Float[Tensor, "rows 10 width"]
 
 
-class TensorNet(nn.Module):
+class TensorNet(MessagePassing):
     """Gives each atom ``width`` 3×3 matrices and multiplies those of atoms and neighbours.
 
     A matrix ``X`` is the sum of a scalar ``I``, an antisymmetric ``A`` (a vector) and a symmetric
@@ -55,9 +55,6 @@ class TensorNet(nn.Module):
         ConfigError: If a size is impossible or the envelope unknown.
     """
 
-    couples_records = False
-    graph_width = 0
-
     def __init__(
         self,
         width: int = 64,
@@ -84,16 +81,6 @@ class TensorNet(nn.Module):
             nn.LayerNorm(3 * width), nn.Linear(3 * width, width), nn.SiLU()
         )
         self.blocks = blocks_of(self)
-
-    @property
-    def provides(self) -> frozenset[Provision]:
-        """States and vectors of atoms; energies built on them are differentiable."""
-        return frozenset({"node", "vector", "position_grad"})
-
-    @property
-    def invariances(self) -> frozenset[str]:
-        """What holds in eval mode (of ``node``; ``vector`` turns with the crystal)."""
-        return invariances_of(self.spec, self.envelope)
 
     def forward(self, batch: CrystalBatch) -> Encoding:
         """Returns the atoms' states and vectors.

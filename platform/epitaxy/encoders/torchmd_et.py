@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from epitaxy.encoders.basis import EnvelopeName, ExpNormalBasis, cutoff_envelope
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementEmbedding
-from epitaxy.encoders.invariances import invariances_of
+from epitaxy.encoders.message_passing import MessagePassing
 from epitaxy.encoders.neighborhoods import Edges, edges_of
 from epitaxy.encoders.segments import segment_sum
 from epitaxy.encoders.taps import Tap
@@ -22,7 +22,7 @@ from epitaxy.shapes import AtomicNumbers, NodeFeatures
 Vectors = Float[Tensor, "atoms 3 features"]
 
 
-class EquivariantTransformer(nn.Module):
+class EquivariantTransformer(MessagePassing):
     """Attention between atoms that carry a scalar state ``x`` and a vector state ``v``.
 
     ``x⁰`` mixes an embedding of the element with those of its neighbours, ``v⁰`` = 0. Each layer,
@@ -67,9 +67,6 @@ class EquivariantTransformer(nn.Module):
         ConfigError: If ``heads`` does not divide ``width``, or the graph rule is impossible.
     """
 
-    couples_records = False
-    graph_width = 0
-
     def __init__(
         self,
         width: int = 128,
@@ -111,14 +108,9 @@ class EquivariantTransformer(nn.Module):
         self.blocks = blocks_of(self)
 
     @property
-    def provides(self) -> frozenset[Provision]:
-        """States and vectors of atoms; energies built on them are differentiable."""
-        return frozenset({"node", "vector", "position_grad"})
-
-    @property
     def invariances(self) -> frozenset[str]:
         """What holds in eval mode (of ``node``; ``vector`` turns with the crystal)."""
-        held = invariances_of(self.spec, self.envelope)
+        held = super().invariances
         if not self.own_images:
             held -= {"supercell"}
         return held if self.vector_cutoff else held - {"smooth_cutoff"}
