@@ -14,7 +14,8 @@ from epitaxy.heads.scalar import ScalarHead
 
 def test_the_convolution_is_its_formula(crystals: Any) -> None:
     torch.manual_seed(0)
-    encoder = MatDeepLearnCGCNN(6, 1, cutoff=3.5, num_basis=5, basis_width=0.2).double()
+    options = {"basis_width": 0.2, "norm": "none"}
+    encoder = MatDeepLearnCGCNN(6, 1, cutoff=3.5, num_basis=5, **options).double()
     batch = collate([crystals.triclinic(1, 3)], [encoder.spec], (), torch.float64)
     graph, distances = batch.graph(encoder.spec), batch.distances(encoder.spec)
     centers = torch.linspace(0, 3.5, 5).double()

@@ -40,8 +40,8 @@ class MatDeepLearnCGCNN(MessagePassing):
     In the original (``cgcnn_mdl_paper``) Gaussians are 1.6 Å wide, ``c`` = 1 and ``floor`` = 0, so
     the energy jumps when a neighbour crosses the cutoff or becomes the 251st nearest.
     # Differs from MatDeepLearn in the preset ``cgcnn_mdl``: all neighbours within the cutoff, an
-    envelope, narrower Gaussians, and a floor of 1 that lets an atom's last neighbour leave
-    smoothly.
+    envelope, narrower Gaussians, layer norms, and a floor of 1 that lets an atom's last neighbour
+    leave smoothly.
 
     Args:
         width: Features per atom.
@@ -57,7 +57,7 @@ class MatDeepLearnCGCNN(MessagePassing):
         basis_width: Standard deviation of the Gaussians as a share of the cutoff.
         envelope: ``poly6``, ``cosine`` or ``none``.
         floor: See above; 0 is the plain mean.
-        norm: After each convolution: ``none``, ``batch``, ``sync_batch`` or ``layer``.
+        norm: After each convolution: ``layer``, ``none``, ``batch`` or ``sync_batch``.
         input_activation: ``a``: ``silu``, ``softplus``, ``relu`` or ``none``.
 
     Raises:
@@ -78,7 +78,7 @@ class MatDeepLearnCGCNN(MessagePassing):
         basis_width: float = 0.07,
         envelope: EnvelopeName = "poly6",
         floor: float = 1.0,
-        norm: NormName = "none",
+        norm: NormName = "layer",
         input_activation: ActivationName = "silu",
     ) -> None:
         super().__init__()
