@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from epitaxy.graph.collate import collate
 from epitaxy.graph.composition import as_composition
 from epitaxy.graph.record import AMOUNT
+from epitaxy.graph.spec import GraphSpec
 
 
 def test_a_structure_becomes_its_elements_and_their_numbers(crystals: Any) -> None:
@@ -16,3 +18,12 @@ def test_a_structure_becomes_its_elements_and_their_numbers(crystals: Any) -> No
     assert composition.labels["energy"] == record.labels["energy"]
     assert "forces" not in composition.labels
     assert as_composition(composition) is composition
+
+
+def test_a_structure_keeps_its_size(crystals: Any) -> None:
+    spec = GraphSpec("composition")
+    records = [crystals.rocksalt(), crystals.perovskite(), crystals.fcc()]
+    batch = collate(records, [spec])
+    assert batch.num_atoms.tolist() == [2, 3, 1]  # elements
+    assert batch.sizes.tolist() == [8, 5, 1]
+    assert collate(records, []).sizes.tolist() == [8, 5, 1]

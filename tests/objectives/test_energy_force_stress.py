@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from epitaxy.encoders.cgcnn import CGCNN
+from epitaxy.encoders.contract import Encoding
 from epitaxy.errors import ConfigError, NeedsError, UnitError
+from epitaxy.graph.collate import collate
 from epitaxy.graph.record import CrystalRecord, Label
 from epitaxy.heads.model import Model
 from epitaxy.objectives.energy_force_stress import EnergyForceStress
@@ -185,3 +188,14 @@ def test_coupled_encoders_are_refused_unless_told_otherwise() -> None:
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((ConfigError, UnitError), match=message):
         EnergyForceStress(**arguments)
+
+
+def test_energies_are_sums_over_atoms_whatever_crystal_vector_there_is(crystals: Any) -> None:
+    encoder = CGCNN(8, 1, cutoff=3.5, crystal_width=6)
+    objective = EnergyForceStress(order="early", reference="none")
+    model = Model(encoder, objective.heads(encoder)).double()
+    batch = collate([crystals.triclinic(1, 4)], [encoder.spec], (), torch.float64)
+    energy = objective.predict(model, batch)["energy"]
+    node = encoder(batch).node
+    expected = model.head["scalar"](Encoding(node=node), batch)
+    torch.testing.assert_close(energy, expected.detach())

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from epitaxy.encoders.cgcnn import CGCNN
+from epitaxy.encoders.gatgnn import GATGNN
+from epitaxy.encoders.roost import Roost
 from epitaxy.errors import ConfigError, NeedsError
-from epitaxy.graph.record import CrystalRecord, Label
+from epitaxy.graph.collate import collate
+from epitaxy.graph.record import AMOUNT, CrystalRecord, Label
 from epitaxy.heads.model import Model
+from epitaxy.objectives.classification import Classification
 from epitaxy.objectives.energy_force_stress import EnergyForceStress
 from epitaxy.objectives.regression import Regression
 
@@ -159,3 +165,50 @@ def test_one_label_value_alone_is_only_shifted(records: Any, table_of: Any) -> N
 def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Regression(**arguments)
+
+
+CRYSTAL_VECTORS = {
+    "gatgnn": lambda: GATGNN(8, 1, cutoff=3.5),
+    "crystal_twins": lambda: CGCNN(8, 1, cutoff=3.5, crystal_width=6),
+    "roost": lambda: Roost(8, 1, trunk=(8, 4), features="cgcnn92"),
+}
+
+
+@pytest.mark.parametrize("name", CRYSTAL_VECTORS)
+def test_extensive_labels_grow_with_the_cell_from_a_crystal_vector_too(
+    name: str, crystals: Any
+) -> None:
+    """The vector does not grow: not even the number of elements does, which is all Roost sees."""
+    objective = Regression("gap", extensive=True)
+    objective.adopt({"mean": {"gap": -3.0}, "std": {"gap": 2.0}, "units": {"gap": "eV"}})
+    torch.manual_seed(0)
+    model = model_of(CRYSTAL_VECTORS[name](), objective).eval()
+    record = crystals.triclinic(1, 4)
+    doubled = CrystalRecord(
+        "doubled",
+        np.tile(record.numbers, 2),
+        np.concatenate([record.positions, record.positions + record.cell[0]]),
+        record.cell * np.array([[2.0], [1.0], [1.0]]),
+    )
+    batch = collate([record, doubled], [model.encoder.spec], (), torch.float64)
+    one, two = objective.predict(model, batch)["gap"]
+    torch.testing.assert_close(two, 2 * one)
+    out = model.head["scalar"](model.encoder(batch), batch)[0]
+    torch.testing.assert_close(one, 4 * (2.0 * out - 3.0))  # per atom, in the label's unit
+
+
+def test_an_extensive_label_of_compositions_is_refused(records: Any, table_of: Any) -> None:
+    table = table_of(records, ("gap",))
+    columns = {**table.root_mean_square, AMOUNT: np.ones(len(records))}
+    table = replace(table, root_mean_square=columns)
+    Regression("gap").fit(table)
+    with pytest.raises(NeedsError, match="which compositions do not tell"):
+        Regression("gap", extensive=True).fit(table)
+
+
+@pytest.mark.parametrize("objective", [Regression, Classification])
+def test_a_pool_that_would_have_no_effect_is_refused(objective: Any) -> None:
+    encoder = CRYSTAL_VECTORS["gatgnn"]()
+    with pytest.raises(ConfigError, match="pool=max would have no effect"):
+        objective("gap", pool="max").heads(encoder)
+    assert objective("gap", pool="max", order="late").heads(encoder)["scalar"].pool == "max"

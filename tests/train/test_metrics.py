@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from epitaxy.graph.batch import CrystalBatch
+from epitaxy.graph.collate import collate
+from epitaxy.graph.record import Label, LabelField
+from epitaxy.graph.spec import GraphSpec
 from epitaxy.train.metrics import (
     Sums,
     certain,
@@ -115,3 +120,11 @@ def test_certain_probabilities() -> None:
 def test_units_of_classes() -> None:
     units = metric_units({"kind": ""}, classes={"kind": 2})
     assert units == {f"val/kind_{kind}": "" for kind in ("mae", "rmse", "accuracy", "auc")}
+
+
+def test_an_energy_per_atom_of_a_structure_read_as_its_composition(crystals: Any) -> None:
+    """Rock salt has eight atoms, of two elements."""
+    record = crystals.rocksalt().replace(labels={"energy": Label(-24.0, "eV")})
+    salt = collate([record], [GraphSpec("composition")], [LabelField("energy", "eV")])
+    sums = prediction_sums(salt, {"energy": torch.tensor([-20.0])})
+    assert prediction_metrics(sums, "val")["val/energy_per_atom_mae"] == pytest.approx(0.5)

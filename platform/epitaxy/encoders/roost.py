@@ -101,8 +101,8 @@ class Roost(nn.Module):
         if batch.amounts is None:
             raise NeedsError("Roost reads compositions; this batch holds structures")
         graph = batch.graph(self.spec)
-        total = segment_sum(batch.amounts, batch.graph_index, batch.num_graphs)
-        fraction = (batch.amounts / total.index_select(0, batch.graph_index)).unsqueeze(-1)
+        total = batch.sizes.index_select(0, batch.graph_index)
+        fraction = (batch.amounts / total).unsqueeze(-1)
         node = torch.cat([self.embedding(self.features(batch.numbers)), fraction], dim=-1)
         for block in self.interaction:
             node = block(node, fraction, graph.source, graph.target)

@@ -185,6 +185,5 @@ def _head(hidden: tuple[int, ...], outputs: int) -> dict[str, Any]:
         "hidden": hidden,
         "activation": "softplus",
         "order": "early",
-        "pool": "mean",
         "outputs": outputs,
     }

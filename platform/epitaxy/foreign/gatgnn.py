@@ -61,7 +61,6 @@ def import_gatgnn(
         "hidden": tuple(hidden),
         "activation": "softplus",
         "order": "early",
-        "pool": "sum",
         "outputs": outputs,
     }
     return PublishedModel(_FAMILY, encoder, head, state, task=task_of(outputs), unused=unused)

@@ -134,6 +134,17 @@ class CrystalBatch:
         """Number of crystals."""
         return len(self.ids)
 
+    @property
+    def sizes(self) -> Tensor:
+        """Atoms of each crystal, (graphs,); of a composition the sum of its amounts.
+
+        A structure that is read as its composition thus keeps its size.
+        """
+        if self.amounts is None:
+            return self.num_atoms
+        total = self.amounts.new_zeros(self.num_graphs)
+        return total.index_add(0, self.graph_index, self.amounts)
+
     def graph(self, spec: GraphSpec) -> Graph:
         """Returns the edges built for ``spec``.
 

@@ -87,6 +87,14 @@ class ScalarHead(nn.Module):
             result = pool(self.pool, self._network(encoding.node), batch)
         return result.squeeze(-1) if self.out.out_features == 1 else result
 
+    def adds_up(self, encoding: Encoding) -> bool:
+        """Whether a crystal's result is a sum over its atoms, or a network of one.
+
+        An encoder's own crystal vector does not grow with the cell, so what is read from it does
+        not either.
+        """
+        return self.pool == "sum" and not (self.order == "early" and encoding.graph is not None)
+
     def _crystal(self, encoding: Encoding, batch: CrystalBatch) -> GraphFeatures:
         if encoding.graph is not None:
             return encoding.graph
@@ -108,13 +116,18 @@ class ScalarHead(nn.Module):
 _STATES = "states of atoms (``node``)"
 
 
-def head_input(encoder: Encoder, order: Order) -> tuple[Order, int]:
+def head_input(encoder: Encoder, order: Order, pool: Pool | None = None) -> tuple[Order, int]:
     """Returns the order that ``auto`` stands for, and the width of what a head then reads.
 
     ``auto`` is ``early`` for encoders with a crystal vector of their own, ``late`` for others.
 
+    Args:
+        encoder: Gives the widths.
+        order: Of the head.
+        pool: What the user asks the head to pool with; ``None`` leaves it open.
+
     Raises:
-        ConfigError: If the order is unknown.
+        ConfigError: If the order is unknown, or there is nothing to pool with ``pool``.
         NeedsError: If it is ``late`` and the encoder gives no states of atoms.
     """
     if order not in ("auto", "late", "early"):
@@ -122,6 +135,11 @@ def head_input(encoder: Encoder, order: Order) -> tuple[Order, int]:
     if order == "auto":
         order = "early" if encoder.graph_width else "late"
     if order == "early":
+        if encoder.graph_width and pool is not None:
+            raise ConfigError(
+                f"pool={pool} would have no effect: a head of order 'early' reads the crystal "
+                f"vector of {type(encoder).__name__}; leave it out, or set objective.order=late"
+            )
         return order, encoder.graph_width or encoder.node_width
     if not encoder.node_width:
         raise NeedsError(

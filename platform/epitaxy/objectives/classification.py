@@ -50,7 +50,8 @@ class Classification:
         order: ``late`` pools logits of atoms, ``early`` pools first (CGCNN does so) or reads the
             encoder's crystal vector; ``auto`` is ``early`` for encoders with such a vector and
             ``late`` for the others.
-        pool: ``mean``, ``sum`` or ``max`` over atoms.
+        pool: ``mean``, ``sum`` or ``max`` over atoms; ``null``: ``mean``. Not with an encoder's own
+            crystal vector, which is pooled already.
         residual: Whether the head's hidden layers have shortcuts (Roost).
         dropout: Share of the last hidden features that training sets to 0.
 
@@ -72,7 +73,7 @@ class Classification:
         activation: ActivationName = "silu",
         activate_input: bool = False,
         order: Order = "auto",
-        pool: Pool = "mean",
+        pool: Pool | None = None,
         residual: bool = False,
         dropout: float = 0.0,
     ) -> None:
@@ -88,21 +89,21 @@ class Classification:
         self.activation: ActivationName = activation
         self.activate_input = activate_input
         self.order: Order = order
-        self.pool: Pool = pool
+        self.pool: Pool | None = pool
         self.residual = residual
         self.dropout = dropout
         self.units: Mapping[str, str] = {label: ""}
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns the head ``scalar``, with one output per class."""
-        order, width = head_input(encoder, self.order)
+        order, width = head_input(encoder, self.order, self.pool)
         head = ScalarHead(
             width,
             self.hidden,
             activation=self.activation,
             activate_input=self.activate_input,
             order=order,
-            pool=self.pool,
+            pool=self.pool or "mean",
             outputs=self.classes,
             residual=self.residual,
             dropout=self.dropout,

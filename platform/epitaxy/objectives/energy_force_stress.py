@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from epitaxy.encoders.activations import ActivationName, smooth_activation
-from epitaxy.encoders.contract import Encoder, Provision
+from epitaxy.encoders.contract import Encoder, Encoding, Provision
 from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
@@ -226,7 +226,9 @@ class EnergyForceStress:
 
     def _interaction(self, model: Model, batch: CrystalBatch) -> GraphScalars:
         """Returns energies above the element reference, eV."""
-        result: Tensor = model.head["scalar"](model.encoder(batch), batch)
+        # Not a crystal vector of the encoder's own: energies are sums over atoms.
+        atoms = Encoding(node=model.encoder(batch).node)
+        result: Tensor = model.head["scalar"](atoms, batch)
         return self._scale * result
 
     def _reference_energy(self, batch: CrystalBatch) -> GraphScalars:

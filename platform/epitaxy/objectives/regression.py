@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from epitaxy.encoders.pooling import Pool
 from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
-from epitaxy.graph.record import CrystalRecord
+from epitaxy.graph.record import AMOUNT, CrystalRecord
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.losses import LossName, check_loss, elementwise_loss
 from epitaxy.heads.model import Model
@@ -50,7 +50,7 @@ class Regression:
             the encoder's crystal vector; ``auto`` is ``early`` for encoders with such a vector
             and ``late`` for the others.
         pool: ``mean``, ``sum`` or ``max`` over atoms; ``null``: ``sum`` if ``extensive``, else
-            ``mean``.
+            ``mean``. Not with an encoder's own crystal vector, which is pooled already.
         residual: Whether the head's hidden layers have shortcuts (Roost).
 
     Raises:
@@ -93,7 +93,7 @@ class Regression:
         self.activation: ActivationName = activation
         self.activate_input = activate_input
         self.order: Order = order
-        self.pool: Pool = pool or ("sum" if extensive else "mean")
+        self.pool: Pool | None = pool
         self.residual = residual
         self.units: Mapping[str, str] = {}
         self._mean = dict.fromkeys(self.labels, 0.0)
@@ -101,7 +101,7 @@ class Regression:
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns ``scalar`` for one label, ``property`` with a head per label for several."""
-        order, width = head_input(encoder, self.order)
+        order, width = head_input(encoder, self.order, self.pool)
         heads = {
             name: ScalarHead(
                 width,
@@ -109,7 +109,7 @@ class Regression:
                 activation=self.activation,
                 activate_input=self.activate_input,
                 order=order,
-                pool=self.pool,
+                pool=self.pool or ("sum" if self.extensive else "mean"),
                 residual=self.residual,
             )
             for name in self.labels
@@ -178,6 +178,7 @@ class Regression:
         if self.normalizer == "none":
             return 0.0, 1.0
         if self.extensive:
+            _refuse_compositions(table, name)
             values = values / table.num_atoms[rows]
         if self.normalizer == "log10":
             if not (values > 0).all():
@@ -195,14 +196,16 @@ class Regression:
         outputs = {}
         for name in self.labels:
             role = "scalar" if len(self.labels) == 1 else f"property.{name}"
-            output = model.head.get_submodule(role)(encoding, batch)
-            outputs[name] = output / batch.num_atoms if self.extensive else output
+            head = cast(ScalarHead, model.head.get_submodule(role))
+            output = head(encoding, batch)
+            total = self.extensive and head.adds_up(encoding)
+            outputs[name] = output / batch.sizes if total else output
         return outputs
 
     def _normalised(self, name: str, batch: CrystalBatch) -> GraphScalars:
         values = batch.labels[name]
         if self.extensive:
-            values = values / batch.num_atoms
+            values = values / batch.sizes
         if self.normalizer == "log10":
             values = torch.where(batch.masks[name], values, 1.0).log10()
         return (values - self._mean[name]) / self._std[name]
@@ -211,7 +214,17 @@ class Regression:
         values = output * self._std[name] + self._mean[name]
         if self.normalizer == "log10":
             values = 10.0**values
-        return values * batch.num_atoms if self.extensive else values
+        return values * batch.sizes if self.extensive else values
+
+
+def _refuse_compositions(table: LabelTable, name: str) -> None:
+    """Refuses what grows with a number of atoms that a formula does not tell."""
+    amounts = table.root_mean_square.get(AMOUNT)
+    if amounts is not None and not np.isnan(amounts).all():
+        raise NeedsError(
+            f"extensive=true divides {name!r} by the number of atoms, which compositions do not "
+            "tell (Fe2O3 and Fe4O6 are one); prepare the label per atom, or use structures"
+        )
 
 
 def _check_labels(labels: Sequence[str]) -> None:

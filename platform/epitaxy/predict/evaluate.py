@@ -144,7 +144,7 @@ def _collect(
                 target = _certain(name, target, classes[name])
             collected[name].add(target, predicted[name][mask], row[mask])
             if name == ENERGY_LABEL:
-                atoms = batch.num_atoms.numpy()[mask]
+                atoms = batch.sizes.numpy()[mask]
                 part = collected[f"{name}_per_atom"]
                 part.add(target / atoms, predicted[name][mask] / atoms, row[mask])
                 _add_reference(predictor, batch, mask, collected)
@@ -174,7 +174,7 @@ def _add_reference(
     per_atom = [energies.get(number, other) for number in batch.numbers.tolist()]
     total = np.bincount(batch.graph_index.numpy(), per_atom, batch.num_graphs)[mask]
     collected[ENERGY_LABEL].reference_energy.append(total)
-    atoms = batch.num_atoms.numpy()[mask]
+    atoms = batch.sizes.numpy()[mask]
     collected[f"{ENERGY_LABEL}_per_atom"].reference_energy.append(total / atoms)
 
 

@@ -75,7 +75,7 @@ def prediction_sums(
         error = (predicted.detach() - target).double()
         sums.add(_errors(name, error[mask]))
         if name == ENERGY_LABEL:
-            per_atom = error / batch.num_atoms.to(error.dtype)
+            per_atom = error / batch.sizes.to(error.dtype)
             sums.add(_errors(f"{ENERGY_LABEL}_per_atom", per_atom[mask]))
     return sums
 
