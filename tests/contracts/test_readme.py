@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 COMMANDS_WITHIN_LINES = 40
-DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/bring_your_own_data.md", "docs/shards.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/bring_your_own_data.md",
+    "docs/encoders.md",
+    "docs/shards.md",
+)
 FOREIGN = {"$EDITOR", "xdg-open", "cd", "export", "git", "pre-commit", "source", "tensorboard"}
 RAY_COMMANDS = {"start", "stop", "get-auth-token", "job"}
 
