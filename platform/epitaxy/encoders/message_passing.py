@@ -18,7 +18,7 @@ class MessagePassing(nn.Module):
         spec: The graph it reads.
         envelope: What switches an edge off at the cutoff.
         norm: Its norms; batch norms couple the records of a batch in training.
-        smooth: Whether all of its functions are twice differentiable.
+        smooth: Whether all of its functions of distance are twice differentiable.
         node_width: Width of ``Encoding.node``.
         graph_width: Width of ``Encoding.graph``.
         vector_width: Width of ``Encoding.vector``.

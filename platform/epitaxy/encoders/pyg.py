@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from epitaxy.encoders.basis import EnvelopeName, GaussianBasis, check_envelope, cutoff_envelope
-from epitaxy.encoders.contract import Encoding, Provision, blocks_of
+from epitaxy.encoders.contract import Encoding, blocks_of
 from epitaxy.encoders.elements import ElementEmbedding
 from epitaxy.encoders.invariances import invariances_of
+from epitaxy.encoders.message_passing import MessagePassing
 from epitaxy.errors import ConfigError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.spec import GraphSpec, Rule, Ties
@@ -22,7 +23,7 @@ KEYWORDS: dict[str, str] = {"attributes": "edge_attr", "weights": "edge_weight",
 """How PyG calls what a network is told of edges."""
 
 
-class PyGEncoder(nn.Module):
+class PyGEncoder(MessagePassing):
     """Wraps a ``torch_geometric.nn`` model that maps node and edge features to node features.
 
     The network is called as ``network(x, edge_index, edge_attr=…)`` with a learnt vector per
@@ -54,9 +55,6 @@ class PyGEncoder(nn.Module):
             ignores what it is told, or drops edges.
     """
 
-    graph_width = 0
-    vector_width = 0
-
     def __init__(
         self,
         network: Any,
@@ -78,18 +76,13 @@ class PyGEncoder(nn.Module):
         self.spec = GraphSpec(rule, cutoff, max_neighbors, ties=ties)
         self.envelope: EnvelopeName = envelope
         self.edges: Told = edges
+        self.smooth = edges != "none"  # else nothing depends on distances
         self.node_width = out_channels
         self.basis = GaussianBasis(num_basis, cutoff, width=3.0)
         self.embedding = ElementEmbedding(num_elements, in_channels)
         self.network = _checked(network, edges)
         self.blocks = ("embedding", *_blocks(self.network))
         self._try(in_channels)
-
-    @property
-    def provides(self) -> frozenset[Provision]:
-        """States of atoms; energies are differentiable if distances count and are not ranked."""
-        smooth = self.spec.rule == "radius" and self.edges != "none"
-        return frozenset({"node", "position_grad"} if smooth else {"node"})
 
     @property
     def invariances(self) -> frozenset[str]:
