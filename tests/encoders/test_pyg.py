@@ -248,6 +248,22 @@ def test_distances_matter_unless_they_are_not_told(make, crystals):
         assert ("position_grad" in encoder.provides) == (name not in ("gin", "whole_shells"))
 
 
+@pytest.mark.parametrize(("name", "told"), [("gat", "edge_attr"), ("gcn", "edge_weight")])
+def test_what_a_network_is_told_of_an_edge_fades_with_it(make, crystals, name, told):
+    encoder = make(ENCODERS[name])
+    batch = collate([crystals.triclinic(1, 4)], [encoder.spec], dtype=torch.float64)
+    u = batch.distances(encoder.spec) / 4.0
+    faded = 1 - 28 * u**6 + 48 * u**7 - 21 * u**8
+    heard: list[torch.Tensor] = []
+    encoder.network.register_forward_pre_hook(
+        lambda module, given, named: heard.append(named[told]), with_kwargs=True
+    )
+    encoder(batch)
+    if told == "edge_attr":
+        faded = encoder.basis(4.0 * u) * faded[:, None]
+    torch.testing.assert_close(heard[0], faded, **CLOSE)
+
+
 def test_batch_statistics_couple_crystals(make):
     norm = {"norm": "BatchNorm"}
     assert make(pyg(model("GAT", edge_dim=8, add_self_loops=False, **norm))).couples_records
