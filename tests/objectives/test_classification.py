@@ -12,7 +12,6 @@ from epitaxy.errors import ConfigError, NeedsError
 from epitaxy.graph.record import CrystalRecord, Label
 from epitaxy.heads.model import Model
 from epitaxy.objectives.classification import Classification
-from epitaxy.objectives.contract import class_counts
 from epitaxy.objectives.regression import Regression
 
 CLASSES = (0.0, 2.0, 1.0)
@@ -63,8 +62,8 @@ def test_two_classes_give_the_probability_of_the_second(
     expected = torch.sigmoid(logits[:, 1] - logits[:, 0])
     torch.testing.assert_close(objective.predict(model, batch)["kind"], expected)
     assert objective.units == {"kind": ""}
-    assert class_counts(objective) == {"kind": 2}
-    assert class_counts(Regression("gap")) == {}
+    assert objective.class_counts == {"kind": 2}
+    assert Regression("gap").class_counts == {}
 
 
 def test_more_classes_give_a_probability_each(encoder: Any, records: Any, batch_of: Any) -> None:

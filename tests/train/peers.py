@@ -17,9 +17,8 @@ import torch.distributed as dist
 
 from epitaxy.build import build
 from epitaxy.data.codec import decode, unpack
-from epitaxy.graph.collate import collate
-from epitaxy.graph.record import CrystalRecord
 from epitaxy.train import collective
+from epitaxy.train.assemble import Assembler
 from epitaxy.train.checkpoint import build_model
 from epitaxy.train.step import Stepper
 from epitaxy.train.worker import train_worker
@@ -39,20 +38,17 @@ def task_gradients(
     goal = build(objective)
     model = build_model(build(encoder), goal).to(torch.float64)
     model.train()
-    crystals = [decode(blob) for blob in unpack(Path(records).read_bytes())]
-    batches = [(batch_of([crystals[i] for i in part], model, goal),) for part in deal[rank]]
+    blobs = unpack(Path(records).read_bytes())
+    names = {n: label.field(n) for blob in blobs for n, label in decode(blob).labels.items()}
+    fields = tuple(names.get(name) or _FIELDS[name] for name in goal.labels)
+    assembler = Assembler(goal, model.encoder.spec, fields, torch.float64, seed=0)
+    batches = [assembler.views([blobs[i] for i in part], 0, "views") for part in deal[rank]]
     stepper = Stepper(model, goal, torch.optim.SGD(model.parameters(), lr=1e-3))
     report = stepper(batches, "epoch 0, step 0")
     gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
     state = {f"after {name}": tensor.numpy() for name, tensor in model.state_dict().items()}
     np.savez(f"{result}-{rank}.npz", **gradients, **state)
     return {"norm": report.grad_norm, "records": report.records, "means": report.terms.means()}
-
-
-def batch_of(records: list[CrystalRecord], model: Any, objective: Any) -> Any:
-    names = {name: label.field(name) for r in records for name, label in r.labels.items()}
-    fields = [names.get(name) or _FIELDS[name] for name in objective.labels]
-    return collate(records, [model.encoder.spec], fields, torch.float64)
 
 
 def task_train(rank: int, *, config: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -54,11 +55,19 @@ class Stepper:
             [{"params": [weight], "multiplier": 1.0}, {"params": [head], "multiplier": 0.1}], lr=0.0
         )
         self.rates: list[tuple[float, float]] = []
+        self.objective = self
+        self.begun: list[float] = []
+        self.skips: frozenset[int] = frozenset()
+
+    def begin(self, progress: float) -> None:
+        self.begun.append(progress)
 
     def __call__(self, micro_batches: Any, where: str) -> StepReport:
         a, b = self.optimizer.param_groups
         self.rates.append((a["lr"], b["lr"]))
         k = len(self.rates)
+        if k in self.skips:
+            return StepReport(Sums({}), {"energy": 2.0}, math.nan, False, 4, f"step {k} is bad")
         return StepReport(
             Sums({"energy": (4.0 * k, 4.0)}), {"energy": 2.0}, float(k), k % 2 == 0, 4
         )
@@ -182,3 +191,29 @@ def test_gap_in_the_stream(cursors: list[Cursor], message: str) -> None:
     with pytest.raises(StreamError, match=message):
         loop.run(RunState(), steps_of(cursors))
     assert len(stepper.rates) == 1
+
+
+def test_the_objective_hears_how_much_of_the_run_is_consumed() -> None:
+    loop, _, stepper = make(None, epochs=2)
+    run(loop)
+    assert stepper.begun == pytest.approx([0.2, 0.4, 0.5, 0.7, 0.9, 1.0])
+
+
+def test_skipped_steps_are_counted_and_bend_no_mean() -> None:
+    loop, recorder, stepper = make(None, epochs=1, log_every=1)
+    stepper.skips = frozenset({2})
+    state = run(loop)
+    assert (state.steps, state.records, state.skipped) == (3, 12, 1)
+    lines = recorder.lines
+    (line,) = [line for line in lines if line["kind"] == "skipped"]
+    assert (line["step"], line["what"], line["skipped"]) == (2, "step 2 is bad", 1)
+    losses = [line.get("train/loss") for line in lines if line["kind"] == "train"]
+    assert losses == [2.0, 0, 6.0]
+    assert all(math.isfinite(line.get("train/grad_norm", 0.0)) for line in lines)
+
+
+def test_too_many_skipped_steps_end_the_run() -> None:
+    loop, _, stepper = make(None, epochs=2, max_skipped=1)
+    stepper.skips = frozenset({1, 4})
+    with pytest.raises(NonFiniteError, match=r"step 4 is bad.*loop.max_skipped=1"):
+        run(loop)

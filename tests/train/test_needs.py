@@ -97,12 +97,15 @@ def test_frozen_norm_couples_nothing() -> None:
                 check_needs(*arguments)
 
 
-def test_coupled_loss_must_see_the_whole_step() -> None:
-    made = settings(ENCODER, GAP, compute=on_workers(2))
+def test_an_objective_may_refuse_compositions() -> None:
+    made = settings({"_target_": "epitaxy.encoders.roost.Roost", "features": "cgcnn92"}, GAP)
     parts = build_parts(made)
-    parts.objective.couples_records = True
-    with pytest.raises(NeedsError, match="set both to 1"):
-        check_needs(made, FIELDS, parts.model.encoder, parts.objective, parts.report)
+    fields = {"gap": FIELDS["gap"], AMOUNT: LabelField(AMOUNT, "", per_atom=True)}
+    arguments = (made, fields, parts.model.encoder, parts.objective, parts.report)
+    check_needs(*arguments)
+    parts.objective.needs_structures = True
+    with pytest.raises(NeedsError, match=r"Regression asks for structures.*filter.structures=true"):
+        check_needs(*arguments)
 
 
 def test_compositions_are_no_structures() -> None:

@@ -194,6 +194,22 @@ def test_clipping_scales_the_step_to_the_norm(records: list[CrystalRecord]) -> N
     assert float((after - before).norm()) == pytest.approx(1e-3, rel=1e-2)
 
 
+def test_a_step_that_is_not_finite_can_be_left_out(records: list[CrystalRecord]) -> None:
+    encoder = {**ENCODER, "norm": "batch"}
+    model, goal = parts({**MASKED, "label": "gap"}, encoder)
+    bad = [records[0].replace(labels={"gap": Label(np.array(1e300), "eV")}), *records[1:5]]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)
+    stepper = Stepper(model, goal, optimizer, skip_non_finite=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    report = stepper([(batch(bad, model, goal),)], "epoch 3, step 1")
+    assert report.skipped is not None
+    assert report.skipped.startswith("epoch 3, step 1: the loss is inf on rank 0, micro-batch 0")
+    assert all(record.id in report.skipped for record in bad)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not optimizer.state
+    assert stepper([(batch(records[:5], model, goal),)], "here").skipped is None
+
+
 def test_parameters_without_a_gradient_still_feel_weight_decay(
     records: list[CrystalRecord],
 ) -> None:

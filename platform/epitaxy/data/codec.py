@@ -53,8 +53,11 @@ def encode(record: CrystalRecord) -> bytes:
     """Returns ``record`` as bytes; equal records (labels in any order) give equal bytes.
 
     Raises:
-        RecordError: If an id, a name or a unit is too long for its length field.
+        RecordError: If an id, a name or a unit is too long for its length field, or the record is
+            a view that hides something.
     """
+    if record.hiding is not None:
+        raise RecordError(f"record {record.id!r} is a view that hides something: store the record")
     names = sorted(record.labels)
     labels = [record.labels[name] for name in names]
     try:

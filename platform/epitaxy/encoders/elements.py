@@ -25,6 +25,7 @@ from epitaxy.shapes import AtomicNumbers, NodeFeatures
 class ElementFeatures(nn.Module):
     """Looks up fixed element features: (atoms,) → (atoms, width); it has no parameters.
 
+    An atom whose element a view hides (atomic number 0) has features 0.
     Tables that come with another package are saved with the weights, so a model that was trained
     on one can be used without that package.
 
@@ -65,6 +66,8 @@ class ElementFeatures(nn.Module):
 class ElementEmbedding(nn.Embedding):
     """Learns a vector for each element: (atoms,) → (atoms, width); row = atomic number.
 
+    Row 0 is learnt too, for atoms whose element a view hides.
+
     Args:
         num_elements: Rows; elements from this atomic number on are refused.
         width: Features of an element.
@@ -94,7 +97,7 @@ def _with_gaps(name: ElementTable) -> np.ndarray:
     if not is_installed(name):  # to be filled by the weights of a trained model
         return np.full((MAX_ATOMIC_NUMBER + 1, 200), np.nan, np.float32)
     features = atom_features(name)
-    missing = sorted(set(range(len(features))) - known_elements(name))
+    missing = sorted(set(range(1, len(features))) - known_elements(name))
     features[missing] = np.nan
     return features
 

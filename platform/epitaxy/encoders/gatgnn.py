@@ -205,7 +205,8 @@ class CompositionAttention(nn.Module):
         """Returns the logits."""
         of_atom, of_crystal = self.hidden.weight.split((node.shape[1], COMPOSITION_ELEMENTS), dim=1)
         # An atom adds the column of its element, divided by the number of atoms.
-        column = of_crystal.t().index_select(0, batch.numbers - 1)
+        # The first row is for hidden elements, which add nothing.
+        column = functional.pad(of_crystal.t(), (0, 0, 1, 0)).index_select(0, batch.numbers)
         mixed = segment_sum(column, batch.graph_index, batch.num_graphs)
         mixed = mixed / batch.num_atoms.to(mixed.dtype).unsqueeze(-1)
         hidden = functional.linear(node, of_atom, self.hidden.bias)

@@ -107,7 +107,7 @@ class CrystalBatch:
 
     Attributes:
         ids: Record ids, one per crystal.
-        numbers: Atomic numbers, (atoms,).
+        numbers: Atomic numbers, (atoms,); 0 for atoms whose element a view hides.
         positions: Cartesian, Å, (atoms, 3).
         cell: Lattice vectors as rows, Å, (graphs, 3, 3).
         graph_index: Crystal of each atom, (atoms,).

@@ -11,6 +11,7 @@ from torch import Tensor
 from epitaxy.errors import RecordError
 from epitaxy.graph.batch import CrystalBatch, Geometry, Graph, LineGraph
 from epitaxy.graph.composition import as_composition
+from epitaxy.graph.hiding import hide_edges, hide_elements
 from epitaxy.graph.neighbors import Edges, build_edges
 from epitaxy.graph.record import AMOUNT, CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
@@ -47,12 +48,12 @@ def collate(
     positions = _joined([record.positions for record in records], (0, 3), np.float64)
     cells = _joined([record.cell[None] for record in records], (0, 3, 3), np.float64)
     pbc = _joined([record.pbc[None] for record in records], (0, 3), np.bool_)
-    numbers = _joined([record.numbers for record in records], (0,), np.uint8)
+    numbers = _joined([hide_elements(record) for record in records], (0,), np.uint8)
     graphs = {}
     for spec in dict.fromkeys(specs):
         _check_geometry(records, spec)
         edges = build_edges(spec, positions, cells, pbc, atom_offsets, names=ids)
-        graphs[spec] = _graph(edges)
+        graphs[spec] = hide_edges(_graph(edges), spec, records)
     columns = {field.name: _column(records, field, atom_offsets, dtype) for field in fields}
     return CrystalBatch(
         ids=ids,

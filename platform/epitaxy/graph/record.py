@@ -69,6 +69,22 @@ class Label:
 
 
 @dataclass(frozen=True, eq=False)
+class Hiding:
+    """What a view hides of its crystal from the encoder. Shards never hold it.
+
+    Attributes:
+        atoms: Whose element is hidden: the encoder sees atomic number 0, (atoms,); ``None`` for
+            no atom.
+        edges: Share of each atom's edges that is left out of every graph, rounded down.
+        key: Chooses which edges these are.
+    """
+
+    atoms: Bool[np.ndarray, " atoms"] | None = None
+    edges: float = 0.0
+    key: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class CrystalRecord:
     """A crystal with its labels.
 
@@ -80,6 +96,7 @@ class CrystalRecord:
         pbc: Whether each lattice vector is periodic, (3,).
         labels: Name to label.
         group: Material the record belongs to, for splits that do not leak; defaults to ``id``.
+        hiding: What a view hides.
 
     Raises:
         RecordError: If shapes disagree, a number is not finite or no element, or a periodic
@@ -93,6 +110,7 @@ class CrystalRecord:
     pbc: Bool[np.ndarray, "3"] = field(default_factory=lambda: np.ones(3, dtype=bool))
     labels: Mapping[str, Label] = field(default_factory=dict)
     group: str = ""
+    hiding: Hiding | None = None
 
     def __post_init__(self) -> None:
         _check_numbers(self.id, self.numbers)

@@ -19,15 +19,14 @@ from epitaxy.errors import ConfigError, NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import CrystalRecord
-from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import Order, ScalarHead, head_input
-from epitaxy.objectives.contract import Term
+from epitaxy.objectives.contract import BaseObjective, Term, Terms
 
 logger = logging.getLogger(__name__)
 
 
-class Classification:
+class Classification(BaseObjective):
     """Which of ``K`` classes a crystal belongs to: ``−log softmax(out)_y``, the cross entropy.
 
     The label ``y`` holds class numbers 0 … K − 1 and has no unit; records without it add nothing.
@@ -58,11 +57,6 @@ class Classification:
     Raises:
         ConfigError: If a name is unknown or a number is impossible.
     """
-
-    couples_records = False
-    forbids_coupling = False
-    specs: tuple[GraphSpec, ...] = ()
-    requires: frozenset[str] = frozenset()  # states of atoms or a crystal vector: all have one
 
     def __init__(
         self,
@@ -151,12 +145,12 @@ class Classification:
             self._check(np.ravel(record.labels[self.label].value), f"record {record.id!r}")
         return (record,)
 
-    def counts(self, views: tuple[CrystalBatch, ...]) -> dict[str, int]:
+    def counts(self, views: tuple[CrystalBatch, ...]) -> Mapping[str, float]:
         """Returns how many records carry the label."""
         (batch,) = views
         return {self.label: int(batch.masks[self.label].sum())}
 
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> dict[str, Term]:
+    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> Terms:
         """Returns the cross entropy."""
         (batch,) = views
         logits = self._logits(model, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -10,11 +10,15 @@ import numpy as np
 from torch import Tensor, nn
 
 from epitaxy.encoders.contract import Encoder
+from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
-from epitaxy.graph.record import CrystalRecord
+from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.model import Model
+
+Rows = Mapping[str, Tensor]
+"""Tensors of which each has one row per crystal, by name."""
 
 
 @dataclass(frozen=True)
@@ -25,29 +29,75 @@ class Term:
     """
 
     total: Tensor
-    count: int
+    count: float
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """One part of a loss that compares the crystals of a step with each other, such as contrast.
+
+    The step gathers the rows of all ranks and micro-batches, lets ``loss`` compare them, and sends
+    each row's gradient back to where it was made: the result is that of one process with one batch.
+    ``counts`` gives the number of rows under the term's name.
+
+    Attributes:
+        rows: One row per crystal that takes part, (crystals, …); what they come from may need
+            gradients, and integers may be among them.
+        loss: The mean loss over all rows of a step, a scalar; 0 without rows. It must depend on
+            nothing else, and be the same function on every rank.
+        weight: Of the term.
+    """
+
+    rows: Rows
+    loss: Callable[[Rows], Tensor]
+    weight: float = 1.0
+
+    @property
+    def count(self) -> int:
+        """Number of rows."""
+        return len(next(iter(self.rows.values())))
+
+    def alone(self) -> Term:
+        """Returns the term of a step that has no other rows than these."""
+        return Term(self.loss(self.rows) * self.count, self.count, self.weight)
+
+
+Terms = Mapping[str, Term | Coupling]
+Views = tuple[CrystalBatch, ...]
 
 
 @runtime_checkable
 class Objective(Protocol):
     """A plain object (not a module): its heads live in the model, its statistics in JSON.
 
+    ``BaseObjective`` has a default for everything that is not about the loss itself.
+
     Attributes:
         labels: Labels that the data set must have.
-        units: Unit of each predicted quantity, filled in by ``fit``.
+        made: Labels that the views have besides: the noise that was added, say.
+        fits_on: Those of the labels whose every value ``fit`` wants to see, not only scalars.
+        units: Unit of each predicted quantity, filled in by ``fit``; empty if it predicts none.
+        class_counts: Predicted labels that are class numbers, with their number of classes. The
+            prediction is the probability of class 1 of two, (graphs,), or of every class,
+            (graphs, classes).
         requires: What the encoder must provide.
         specs: Graphs it needs besides the encoder's own.
-        couples_records: Whether its loss couples the records of a step (contrastive losses).
+        couples_records: Whether some of its terms are ``Coupling``.
         forbids_coupling: Whether it refuses encoders that couple records (force objectives).
+        needs_structures: Whether it refuses records that are mere compositions.
     """
 
     labels: tuple[str, ...]
+    made: tuple[LabelField, ...]
+    fits_on: tuple[str, ...]
     units: Mapping[str, str]
+    class_counts: Mapping[str, int]
     requires: frozenset[str]
     specs: tuple[GraphSpec, ...]
     couples_records: bool
     forbids_coupling: bool
+    needs_structures: bool
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns the heads it owns, by role, sized for ``encoder``."""
@@ -61,15 +111,23 @@ class Objective(Protocol):
         """Takes over statistics that ``fit`` returned earlier (from a checkpoint or the driver)."""
         ...
 
+    def view_specs(self, spec: GraphSpec) -> tuple[tuple[GraphSpec, ...], ...]:
+        """Returns the graphs to build for each view, given that of the encoder."""
+        ...
+
     def views(self, record: CrystalRecord, rng: np.random.Generator) -> tuple[CrystalRecord, ...]:
         """Returns the record(s) to build graphs from; runs in the prefetch thread."""
         ...
 
-    def counts(self, views: tuple[CrystalBatch, ...]) -> dict[str, int]:
+    def begin(self, progress: float) -> None:
+        """Tells which fraction of the run's records will be consumed after the next step."""
+        ...
+
+    def counts(self, views: Views) -> Mapping[str, float]:
         """Returns each term's count from the CPU batch, before any forward."""
         ...
 
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> dict[str, Term]:
+    def terms(self, model: Model, views: Views) -> Terms:
         """Returns the loss terms of a micro-batch; an empty batch gives zero terms."""
         ...
 
@@ -78,11 +136,48 @@ class Objective(Protocol):
         ...
 
 
-def class_counts(objective: Objective) -> Mapping[str, int]:
-    """Returns the labels that are class numbers, each with its number of classes; mostly none.
+class BaseObjective:
+    """Defaults of an objective with one view, the record as it is, and nothing to fit or predict.
 
-    Such an objective has an attribute ``class_counts`` and predicts the probability of class 1
-    of two, (graphs,), or that of every class, (graphs, classes).
+    The weights of its terms do not change during a run.
     """
-    counts: Mapping[str, int] = getattr(objective, "class_counts", {})
-    return counts
+
+    labels: tuple[str, ...] = ()
+    made: tuple[LabelField, ...] = ()
+    fits_on: tuple[str, ...] = ()
+    units: Mapping[str, str] = {}
+    class_counts: Mapping[str, int] = {}
+    requires: frozenset[str] = frozenset()
+    specs: tuple[GraphSpec, ...] = ()
+    couples_records: bool = False
+    forbids_coupling: bool = False
+    needs_structures: bool = False
+
+    def fit(self, table: LabelTable) -> dict[str, Any]:
+        """Returns no statistics."""
+        return {}
+
+    def adopt(self, statistics: Mapping[str, Any]) -> None:
+        """Takes over nothing."""
+
+    def view_specs(self, spec: GraphSpec) -> tuple[tuple[GraphSpec, ...], ...]:
+        """Returns the encoder's graph and the objective's own for its one view."""
+        return ((spec, *self.specs),)
+
+    def views(self, record: CrystalRecord, rng: np.random.Generator) -> tuple[CrystalRecord, ...]:
+        """Returns the record as it is."""
+        return (record,)
+
+    def begin(self, progress: float) -> None:
+        """Changes nothing."""
+
+    def predict(self, model: Model, batch: CrystalBatch) -> dict[str, Tensor]:
+        """Refuses to predict.
+
+        Raises:
+            NeedsError: Always.
+        """
+        raise NeedsError(
+            f"{type(self).__name__} trains an encoder and predicts no label; train a head on "
+            "labelled data: epitaxy finetune from=FOLDER objective.label=NAME …"
+        )

@@ -3,55 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import numpy as np
 from torch import Tensor, nn
 
 from epitaxy.encoders.contract import Encoder
 from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
-from epitaxy.graph.labels import LabelTable
-from epitaxy.graph.record import CrystalRecord
-from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.model import Model
-from epitaxy.objectives.contract import Term
+from epitaxy.objectives.contract import BaseObjective, Terms, Views
 
 
-class EncoderOnly:
+class EncoderOnly(BaseObjective):
     """Stands in model folders of published encoders whose pre-training had no property to predict.
 
     Fine-tuning replaces it by an objective with a head. It has no configuration to choose it by:
     there is nothing to train it for.
     """
 
-    labels: tuple[str, ...] = ()
-    units: Mapping[str, str] = {}
-    requires: frozenset[str] = frozenset()
-    specs: tuple[GraphSpec, ...] = ()
-    couples_records = False
-    forbids_coupling = False
-
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns none."""
         return {}
 
-    def fit(self, table: LabelTable) -> dict[str, Any]:
-        """Returns no statistics."""
-        return {}
-
-    def adopt(self, statistics: Mapping[str, Any]) -> None:
-        """Takes over nothing."""
-
-    def views(self, record: CrystalRecord, rng: np.random.Generator) -> tuple[CrystalRecord, ...]:
-        """Returns the record as it is."""
-        return (record,)
-
-    def counts(self, views: tuple[CrystalBatch, ...]) -> dict[str, int]:
+    def counts(self, views: Views) -> Mapping[str, float]:
         """Returns none: there are no terms."""
         return {}
 
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> dict[str, Term]:
+    def terms(self, model: Model, views: Views) -> Terms:
         """Refuses to train.
 
         Raises:

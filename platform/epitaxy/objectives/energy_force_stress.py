@@ -16,13 +16,12 @@ from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import MAX_ATOMIC_NUMBER, CrystalRecord
-from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.derivatives import energy_and_derivatives
 from epitaxy.heads.element_reference import fit_element_reference
 from epitaxy.heads.losses import LossName, check_loss, elementwise_loss
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import Order, ScalarHead
-from epitaxy.objectives.contract import Term
+from epitaxy.objectives.contract import BaseObjective, Term, Terms
 from epitaxy.shapes import Forces, GraphScalars, Stresses
 from epitaxy.units import ENERGY, FORCE, STRESS, factor
 
@@ -30,7 +29,7 @@ ForceReduction = Literal["component_mean", "per_structure_mean"]
 Reference = Literal["linear", "none"]
 
 
-class EnergyForceStress:
+class EnergyForceStress(BaseObjective):
     """``L = w_E ℓ(ΔE/n) + w_F ℓ(ΔF) + w_S ℓ(Δσ)`` with ``F = −∂E/∂r``, ``σ = (1/V) ∂E/∂ε``.
 
     The energy of a crystal is ``E = Σ_atoms scale · out_i + Σ_atoms reference(Z_i)``, where the
@@ -70,8 +69,6 @@ class EnergyForceStress:
         ConfigError: If a name is unknown or no weight is positive.
     """
 
-    couples_records = False
-    specs: tuple[GraphSpec, ...] = ()
     units: Mapping[str, str] = {"energy": ENERGY, "forces": FORCE, "stress": STRESS}
 
     def __init__(
@@ -170,7 +167,7 @@ class EnergyForceStress:
             record = record.replace(labels=kept)
         return (record,)
 
-    def counts(self, views: tuple[CrystalBatch, ...]) -> dict[str, int]:
+    def counts(self, views: tuple[CrystalBatch, ...]) -> Mapping[str, float]:
         """Returns crystals with an energy, force components, and stress components."""
         (batch,) = views
         numbers = {name: int(batch.masks[name].sum()) for name in self.labels}
@@ -184,7 +181,7 @@ class EnergyForceStress:
             numbers["stress"] *= 9
         return numbers
 
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> dict[str, Term]:
+    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> Terms:
         """Returns the weighted parts of the loss."""
         (batch,) = views
         interaction, forces, stress = energy_and_derivatives(

@@ -16,17 +16,16 @@ from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import AMOUNT, CrystalRecord
-from epitaxy.graph.spec import GraphSpec
 from epitaxy.heads.losses import LossName, check_loss, elementwise_loss
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import Order, ScalarHead, head_input
-from epitaxy.objectives.contract import Term
+from epitaxy.objectives.contract import BaseObjective, Term, Terms
 from epitaxy.shapes import GraphScalars
 
 Normalizer = Literal["zscore", "log10", "none"]
 
 
-class Regression:
+class Regression(BaseObjective):
     """Scalar labels ``y`` from crystals: ``ℓ(out − t(y))`` over the records that have the label.
 
     ``t`` is ``(y − mean) / std`` with the mean and unbiased standard deviation of the training
@@ -56,11 +55,6 @@ class Regression:
     Raises:
         ConfigError: If a name is unknown or options contradict each other.
     """
-
-    couples_records = False
-    forbids_coupling = False
-    specs: tuple[GraphSpec, ...] = ()
-    requires: frozenset[str] = frozenset()  # states of atoms or a crystal vector: all have one
 
     def __init__(
         self,
@@ -143,12 +137,12 @@ class Regression:
         """Returns the record as it is."""
         return (record,)
 
-    def counts(self, views: tuple[CrystalBatch, ...]) -> dict[str, int]:
+    def counts(self, views: tuple[CrystalBatch, ...]) -> Mapping[str, float]:
         """Returns how many records carry each label."""
         (batch,) = views
         return {name: int(batch.masks[name].sum()) for name in self.labels}
 
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> dict[str, Term]:
+    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> Terms:
         """Returns one term per label, each of weight 1."""
         (batch,) = views
         counts = self.counts(views)

@@ -16,7 +16,6 @@ from epitaxy.data.mixture import Data
 from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.record import CrystalRecord, LabelField
-from epitaxy.objectives.contract import class_counts
 from epitaxy.predict.evaluation import Evaluation, Parity, quantity_of
 from epitaxy.predict.predictor import DEFAULT_MAX_ATOMS, Predictor
 from epitaxy.train.checkpoint import WEIGHTS
@@ -81,7 +80,7 @@ def evaluate(
             num_records=len(rows),
             training_mean=means.get(name),
             reference=collected[name].reference(),
-            classes=class_counts(predictor.objective).get(name, 0),
+            classes=predictor.objective.class_counts.get(name, 0),
         )
         for name, parity in parities.items()
     }
@@ -132,7 +131,7 @@ def _collect(
     collected: Mapping[str, _Collected],
 ) -> None:
     """Adds labels and predictions of records ``first``, ``first + 1``, … to ``collected``."""
-    classes = class_counts(predictor.objective)
+    classes = predictor.objective.class_counts
     for batch, predicted in predictor.batches(records, tuple(fields.values())):
         crystal = np.arange(first, first + batch.num_graphs)
         first += batch.num_graphs

@@ -10,8 +10,10 @@ import torch
 from epitaxy.data.codec import decode
 from epitaxy.data.edge_cache import EdgeCache, is_cacheable
 from epitaxy.data.stream import Share
+from epitaxy.errors import ConfigError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.collate import collate, geometry
+from epitaxy.graph.hiding import hide_edges
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
 from epitaxy.objectives.contract import Objective
@@ -26,21 +28,19 @@ class Assembler:
 
     Attributes:
         objective: Makes the views.
-        specs: Graphs to build for each view.
-        fields: Labels to collate.
+        fields: Labels of the data set to collate.
         dtype: Of floating-point tensors.
         seed: Of the run.
-        example: Any record: tells how many views an empty batch needs.
+        spec: Graph that the encoder reads.
         courier: Sends batches ahead to the device, and builds there the graphs it says.
         cache: Edges of structures that were seen before, if they are kept.
     """
 
     objective: Objective
-    specs: tuple[GraphSpec, ...]
+    spec: GraphSpec
     fields: tuple[LabelField, ...]
     dtype: torch.dtype
     seed: int
-    example: CrystalRecord
     courier: Courier = field(default_factory=lambda: courier_to(torch.device("cpu")))
     cache: EdgeCache | None = None
 
@@ -61,24 +61,30 @@ class Assembler:
             self.objective.views(record, generator(self.seed, epoch, record.id, stream))
             for record in records
         ]
-        count = len(drawn[0] if drawn else self._example_views())
-        several = [[views[i] for views in drawn] for i in range(count)]
-        batches = tuple(map(self._batch, several))
+        specs = self.objective.view_specs(self.spec)
+        several = [[views[i] for views in drawn] for i in range(len(specs))]
+        batches = tuple(map(self._batch, several, specs))
         return self.courier.send(
             batches, [geometry(records) for records in several if self.courier.specs]
         )
 
-    def _batch(self, records: Sequence[CrystalRecord]) -> CrystalBatch:
+    def _batch(self, records: Sequence[CrystalRecord], wanted: Sequence[GraphSpec]) -> CrystalBatch:
         """Returns one batch with the graphs that are built on the host."""
-        specs = [spec for spec in self.specs if spec not in self.courier.specs]
+        specs = [spec for spec in wanted if spec not in self.courier.specs]
+        if len(specs) < len(wanted):
+            _refuse_hidden_edges(records)
         kept = [spec for spec in specs if self.cache is not None and is_cacheable(spec)]
         built = [spec for spec in specs if spec not in kept]
-        batch = collate(records, built, self.fields, self.dtype)
+        batch = collate(records, built, (*self.fields, *self.objective.made), self.dtype)
         if self.cache is None or not kept:
             return batch
-        cached = {spec: self.cache.graph(spec, records) for spec in kept}
+        cached = {spec: hide_edges(self.cache.graph(spec, records), spec, records) for spec in kept}
         return batch.replace(graphs={**batch.graphs, **cached})
 
-    def _example_views(self) -> tuple[CrystalRecord, ...]:
-        rng = generator(self.seed, 0, self.example.id, "example")
-        return self.objective.views(self.example, rng)
+
+def _refuse_hidden_edges(records: Sequence[CrystalRecord]) -> None:
+    if any(record.hiding is not None and record.hiding.edges for record in records):
+        raise ConfigError(
+            "compute.edges=device builds graphs with all their edges, but the objective's views "
+            "hide some; set compute.edges=host, or the objective's edge_mask=0"
+        )

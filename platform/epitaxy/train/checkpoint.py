@@ -55,6 +55,7 @@ class RunState:
         best_epoch: Epochs done when it was reached.
         stale: Validations since then.
         stopped: Whether early stopping ended the run.
+        skipped: Steps left out because something was not finite.
         metrics: Result of the last validation.
     """
 
@@ -66,6 +67,7 @@ class RunState:
     best_epoch: int = 0
     stale: int = 0
     stopped: bool = False
+    skipped: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -64,6 +64,23 @@ def gather(value: Any) -> list[Any]:
     return everyone
 
 
+def gather_rows(tensor: Tensor) -> tuple[Tensor, int]:
+    """Returns the rows of all ranks, by rank, and the number of the first of this rank's own.
+
+    Ranks may hold different numbers of rows. The result carries no gradient.
+    """
+    tensor = tensor.detach()
+    if world_size() == 1:
+        return tensor, 0
+    sizes = [int(size) for size in gather(len(tensor))]
+    padded = tensor.new_zeros(max(sizes), *tensor.shape[1:])
+    padded[: len(tensor)] = tensor
+    everyone = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(everyone, padded)
+    parts = [part[:size] for part, size in zip(everyone, sizes, strict=True)]
+    return torch.cat(parts), sum(sizes[: rank()])
+
+
 def barrier() -> None:
     """Waits until every rank is here."""
     if active():

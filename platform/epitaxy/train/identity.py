@@ -17,7 +17,6 @@ import epitaxy
 from epitaxy.data.mixture import Data, Mixture, conflicts_of, digests_of, members_of, open_data
 from epitaxy.data.order import BLOCK
 from epitaxy.errors import CheckpointError, ConfigError, PlanError
-from epitaxy.objectives.contract import class_counts
 from epitaxy.train.folders import read_json, write_json
 from epitaxy.train.metrics import metric_units
 from epitaxy.train.needs import check_needs
@@ -140,7 +139,7 @@ def identify(settings: RunSettings) -> Identity:
             "data": _data(dataset),
             "records": report,
             "fields": {name: field.unit for name, field in dataset.fields.items()},
-            "units": metric_units(objective.units, classes=class_counts(objective)),
+            "units": metric_units(objective.units, classes=objective.class_counts),
             "strategy": parts.report.to_json(),
         }
     write_json(run_dir / RUN, contents)

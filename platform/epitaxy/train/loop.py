@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from epitaxy.train.metrics import Sums, weighted_loss
 from epitaxy.train.random import seed_torch
 from epitaxy.train.settings import RunSettings
 from epitaxy.train.step import Stepper, StepReport, Views
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -86,10 +89,14 @@ class Loop:
             rate = self._set_rate(cursor)
             seed_torch(self.settings.seed, cursor.epoch, cursor.step, collective.rank())
             where = f"epoch {cursor.epoch}, step {cursor.step}"
+            self.stepper.objective.begin(self._progress(cursor))
             report = self.stepper(prepared.micro_batches, where)
             state = self._advance(state, cursor, report)
-            window.add(report.terms)
-            norms.add(_norm_sums(report))
+            if report.skipped is None:
+                window.add(report.terms)
+                norms.add(_norm_sums(report))
+            else:
+                self._note_skipped(report.skipped, cursor, state)
             at_end = cursor.step + 1 == self.plan.num_steps(cursor.epoch)
             if at_end or state.steps % self.settings.loop.log_every == 0:
                 self.recorder.log(self._train_line(cursor, state, window, norms, report, rate))
@@ -123,7 +130,20 @@ class Loop:
             step=0 if at_end else cursor.step + 1,
             steps=state.steps + 1,
             records=state.records + report.records,
+            skipped=state.skipped + (report.skipped is not None),
         )
+
+    def _note_skipped(self, what: str, cursor: Cursor, state: RunState) -> None:
+        """Logs a step that was left out; too many of them end the run."""
+        line = {**self._line("skipped", cursor, state), "what": what, "skipped": state.skipped}
+        self.recorder.log(line)
+        logger.warning("%s. The step was left out (%d so far)", what, state.skipped)
+        if state.skipped > self.settings.loop.max_skipped:
+            raise NonFiniteError(
+                f"{what}. {state.skipped} steps were left out by now, more than "
+                f"loop.max_skipped={self.settings.loop.max_skipped}: lower optimizer.lr or filter "
+                "the data"
+            )
 
     def _maybe_checkpoint(self, state: RunState) -> RunState:
         every = self.settings.loop.checkpoint_every

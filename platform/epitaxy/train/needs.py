@@ -61,6 +61,11 @@ def check_needs(
             f"(it provides {', '.join(sorted(encoder.provides)) or 'nothing'}); "
             f"{_offer(lambda other: objective.requires <= frozenset(other.provides))}"
         )
+    if AMOUNT in fields and objective.needs_structures:
+        raise NeedsError(
+            f"{who} asks for structures, but the data set {settings.data} holds compositions, "
+            "which have none; filter.structures=true leaves them out and counts them"
+        )
     if AMOUNT in fields and encoder.spec.rule != "composition":
         raise NeedsError(
             f"encoder {_name(settings.encoder)} asks for structures, but the data set "
@@ -96,12 +101,6 @@ def _check_coupling(
             f"the norm of encoder {name} couples the records of a batch, but compute.workers="
             f"{workers} spreads a step over several processes; set encoder.norm=sync_batch "
             "(statistics over all workers) or layer, or compute.workers=1"
-        )
-    if objective.couples_records and (workers > 1 or micro_batches > 1):
-        raise NeedsError(
-            f"the loss of objective {_name(settings.objective)} couples the records of a step, "
-            f"which compute.workers={workers} and batch.micro_batches={micro_batches} take apart; "
-            "set both to 1"
         )
 
 

@@ -137,7 +137,8 @@ class RunRecorder:
         write_json(
             self.run_dir / RESULT,
             {"metrics": metrics, "epochs": state.epoch, "steps": state.steps,
-             "records": state.records, "stopped_early": state.stopped},
+             "records": state.records, "stopped_early": state.stopped,
+             "skipped_steps": state.skipped},
         )  # fmt: skip
 
     def close(self) -> None:

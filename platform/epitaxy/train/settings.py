@@ -83,6 +83,7 @@ _LATER_SETTINGS = {
     "filter": ("max_atomic_number",),
     "batch": ("oversize", "shuffle", "window"),
     "mix": ("weights", "records"),
+    "loop": ("non_finite", "max_skipped"),
 }
 """Settings that came after the first release: at their default they are no part of a run's
 identity, so that runs started before them are resumed."""
@@ -186,6 +187,8 @@ class LoopSettings:
         select_metric: Metric that defines the best (smaller is better).
         patience: Validations without improvement before stopping; 0 never stops early.
         checkpoint_every: Steps between checkpoints besides those at epoch ends; 0 for none.
+        non_finite: Whether a step whose loss or gradient is not finite ends the run (``stop``) or
+            is left out and counted (``skip``), up to ``max_skipped`` times.
         log_every: Steps between lines of ``metrics.jsonl``.
         log_consumption: Whether every rank writes which records each step consumed.
     """
@@ -199,13 +202,15 @@ class LoopSettings:
     select_metric: str = "val/loss"
     patience: int = 0
     checkpoint_every: int = 0
+    non_finite: Literal["stop", "skip"] = "stop"
+    max_skipped: int = 100
     log_every: int = 10
     log_consumption: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "validate_every", "log_every"):
             _at_least(1, f"loop.{name}", getattr(self, name))
-        for name in ("patience", "checkpoint_every"):
+        for name in ("patience", "checkpoint_every", "max_skipped"):
             _at_least(0, f"loop.{name}", getattr(self, name))
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"loop.clip_norm must be positive or null, got {self.clip_norm}")
@@ -258,9 +263,8 @@ class ComputeSettings:
     def __post_init__(self) -> None:
         for name in ("workers", "prefetch_threads"):
             _at_least(1, f"compute.{name}", getattr(self, name))
-        for name in ("max_failures", "threads", "prefetch", "edge_cache"):
-            _at_least(0, f"compute.{name}", getattr(self, name))
-        for name in ("stall_warning", "stall_timeout"):
+        least_zero = ("max_failures", "threads", "prefetch", "edge_cache")
+        for name in (*least_zero, "stall_warning", "stall_timeout"):
             _at_least(0, f"compute.{name}", getattr(self, name))
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(
@@ -268,9 +272,7 @@ class ComputeSettings:
                 f"{self.min_workers}"
             )
         if not self.cpus_per_worker > 0:
-            raise ConfigError(
-                f"compute.cpus_per_worker must be positive, got {self.cpus_per_worker}"
-            )
+            raise ConfigError(f"compute.cpus_per_worker must be > 0, got {self.cpus_per_worker}")
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,16 @@
 Every term of the loss is a (sum, count) pair. The counts of the whole step are known before the
 first forward, so each micro-batch's backward is scaled by them at once; gradients add up locally
 and are summed over the ranks exactly once. No DDP wrapper: empty shares, unused parameters and
-second derivatives break it (pytorch/pytorch#47562).
+second derivatives break it (pytorch/pytorch#47562). Terms that compare all crystals of a step
+with each other go through ``coupled``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +20,16 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from epitaxy.errors import ConfigError, EpitaxyError, NonFiniteError
 from epitaxy.heads.model import Model
-from epitaxy.objectives.contract import Objective
+from epitaxy.objectives.contract import Objective, Term, Terms, Views
 from epitaxy.train import collective
+from epitaxy.train.coupled import Shared, couplings, resolved, share
 from epitaxy.train.ema import Ema
 from epitaxy.train.metrics import Sums
-from epitaxy.train.transfer import Views, receive
+from epitaxy.train.transfer import receive
 
 LISTED_RECORDS = 32
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class StepReport:
         grad_norm: Norm of the gradient before clipping.
         clipped: Whether it was scaled down.
         records: Records of the step over all ranks.
+        skipped: What was not finite, if the step was left out for it; the weights are as before.
     """
 
     terms: Sums
@@ -44,6 +50,7 @@ class StepReport:
     grad_norm: float
     clipped: bool
     records: int
+    skipped: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Stepper:
         clip_norm: Largest gradient norm, or ``None``.
         ema: Average to update after each step.
         device: Where the model lives.
+        skip_non_finite: Whether a step whose loss or gradient is not finite is left out and
+            reported, instead of ending the run.
     """
 
     model: Model
@@ -75,6 +84,7 @@ class Stepper:
     clip_norm: float | None = None
     ema: Ema | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    skip_non_finite: bool = False
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -92,6 +102,7 @@ class Stepper:
                 not finite on any rank.
         """
         counts = global_counts(self.objective, micro_batches)
+        buffers = self._buffers()
         self.optimizer.zero_grad(set_to_none=True)
         local = self._accumulate(micro_batches, counts)
         totals = collective.sum_numbers(
@@ -101,10 +112,14 @@ class Stepper:
                 **{f"term {name}": total for name, total in local.sums.items()},
             }
         )
+        records = int(totals["records"])
         if totals["failed"]:
             collective.raise_together(local.failure)
-            _refuse(where, collective.gather(local.offence))
-        norm = self._reduce(where)
+            return self._leave_out(where, collective.gather(local.offence), local, records, buffers)
+        norm = self._reduce()
+        if not math.isfinite(norm):
+            offence = f"the gradient summed over all ranks has norm {norm}"
+            return self._leave_out(where, [offence], local, records, buffers)
         clipped = self.clip_norm is not None and norm > self.clip_norm
         if clipped:
             total_norm = torch.tensor(norm, device=self.device)
@@ -113,21 +128,20 @@ class Stepper:
         if self.ema is not None:
             self.ema.update()
         terms = Sums({name: (totals[f"term {name}"], counts[name]) for name in counts})
-        return StepReport(terms, local.weights, norm, clipped, int(totals["records"]))
+        return StepReport(terms, local.weights, norm, clipped, records)
 
-    def _accumulate(self, micro_batches: Sequence[Views], counts: Mapping[str, int]) -> _Local:
+    def _accumulate(self, micro_batches: Sequence[Views], counts: Mapping[str, float]) -> _Local:
         """Adds up gradients and sums of this rank."""
         sums: dict[str, Tensor] = {name: torch.zeros((), dtype=torch.float64) for name in counts}
         weights: dict[str, float] = {}
         checks: list[Tensor] = []
         failure: EpitaxyError | None = None
         try:
-            for views in micro_batches:
-                moved = receive(views, self.device)
+            for terms in self._terms(micro_batches, counts):
                 loss = torch.zeros((), device=self.device)
-                for name, term in self.objective.terms(self.model, moved).items():
+                for name, term in terms.items():
                     weights[name] = term.weight
-                    loss = loss + term.weight * term.total / max(_count(counts, name), 1)
+                    loss = loss + term.weight * term.total / (_count(counts, name) or 1.0)
                     sums[name] = sums[name].to(self.device) + term.total.detach().double()
                 if loss.requires_grad:
                     loss.backward()
@@ -143,28 +157,109 @@ class Stepper:
             failure,
         )
 
-    def _reduce(self, where: str) -> float:
+    def _terms(
+        self, micro_batches: Sequence[Views], counts: Mapping[str, float]
+    ) -> Iterator[dict[str, Term]]:
+        """Yields the terms of each micro-batch, the coupled ones as sums over its own rows."""
+        objective, model = self.objective, self.model
+        if not objective.couples_records:
+            for views in micro_batches:
+                yield resolved(objective.terms(model, receive(views, self.device)), {}, 0)
+            return
+        moved = [receive(views, self.device) for views in micro_batches]
+        if len(moved) == 1:
+            failure, terms = _attempt(lambda: objective.terms(model, moved[0]))
+            shared = self._share(failure, [terms or {}], counts)
+            yield resolved(terms or {}, shared, 0)
+        else:
+            random = _random_state(self.device)
+            with torch.no_grad():
+                failure, first = _attempt(lambda: [objective.terms(model, v) for v in moved])
+            shared = self._share(failure, first or [], counts)
+            _restore_random(random, self.device)  # the same dropout once more
+            for part, views in enumerate(moved):
+                yield resolved(objective.terms(model, views), shared, part)
+
+    def _share(
+        self, failure: EpitaxyError | None, parts: Sequence[Terms], counts: Mapping[str, float]
+    ) -> dict[str, Shared]:
+        """Returns the coupled terms of the whole step, unless some rank could not make its rows."""
+        collective.raise_together(failure)
+        shared = share([couplings(terms) for terms in parts], gradients=True)
+        for name, term in shared.items():
+            if term.count != _count(counts, name):
+                raise ConfigError(
+                    f"the objective's terms() couples {term.count} crystals in {name!r}, its "
+                    f"counts() says {_count(counts, name)}"
+                )
+        return shared
+
+    def _reduce(self) -> float:
+        """Adds up the gradients of all ranks; returns the norm of the sum."""
         for parameter in self.parameters:
             # A parameter that no rank used, or only some did, must look the same on all of them.
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         collective.sum_tensors([p.grad for p in self.parameters if p.grad is not None])
-        norm = float(_norm(self.parameters, self.device))
-        if not math.isfinite(norm):
-            _refuse(where, [f"the gradient summed over all ranks has norm {norm}"])
-        return norm
+        return float(_norm(self.parameters, self.device))
+
+    def _buffers(self) -> dict[str, Tensor]:
+        """Returns copies of what a forward changes (statistics of norms), if it may be undone."""
+        if not self.skip_non_finite:
+            return {}
+        return {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+
+    def _leave_out(
+        self,
+        where: str,
+        offences: Sequence[str | None],
+        local: _Local,
+        records: int,
+        buffers: Mapping[str, Tensor],
+    ) -> StepReport:
+        """Undoes a step that went wrong, or ends the run; the same on all ranks."""
+        found = "; ".join(offence for offence in offences if offence is not None)
+        if not self.skip_non_finite:
+            raise NonFiniteError(
+                f"{where}: {found}. The weights were not changed. Look at those records "
+                "(filter.exclude leaves some out), lower optimizer.lr, or leave such steps out and "
+                "count them with loop.non_finite=skip"
+            )
+        for name, buffer in self.model.named_buffers():
+            buffer.copy_(buffers[name])
+        self.optimizer.zero_grad(set_to_none=True)
+        return StepReport(Sums({}), local.weights, math.nan, False, records, f"{where}: {found}")
 
 
-def global_counts(objective: Objective, micro_batches: Sequence[Views]) -> dict[str, int]:
+def global_counts(objective: Objective, micro_batches: Sequence[Views]) -> dict[str, float]:
     """Returns each term's count over all ranks and micro-batches of a step."""
-    counts: dict[str, int] = {}
+    counts: dict[str, float] = {}
     for views in micro_batches:
         for name, count in objective.counts(views).items():
             counts[name] = counts.get(name, 0) + count
-    return {name: int(total) for name, total in collective.sum_numbers(counts).items()}
+    return collective.sum_numbers(counts)
 
 
-def _count(counts: Mapping[str, int], name: str) -> int:
+def _attempt(action: Callable[[], T]) -> tuple[EpitaxyError | None, T | None]:
+    """Returns the result of ``action``, or the error that the other ranks must hear of."""
+    try:
+        return None, action()
+    except EpitaxyError as error:
+        return error, None
+
+
+def _random_state(device: torch.device) -> list[Tensor]:
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _restore_random(states: Sequence[Tensor], device: torch.device) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
+
+
+def _count(counts: Mapping[str, float], name: str) -> float:
     if name not in counts:
         raise ConfigError(f"the objective's terms() gives {name!r}, its counts() {sorted(counts)}")
     return counts[name]
@@ -191,11 +286,3 @@ def _offence(micro_batches: Sequence[Views], checks: Sequence[float]) -> str | N
             f"records {', '.join(ids[:LISTED_RECORDS])}{more}"
         )
     return None
-
-
-def _refuse(where: str, offences: Sequence[str | None]) -> None:
-    found = "; ".join(offence for offence in offences if offence is not None)
-    raise NonFiniteError(
-        f"{where}: {found}. The weights were not changed. Look at those records (filter.exclude "
-        "leaves some out), or lower optimizer.lr"
-    )

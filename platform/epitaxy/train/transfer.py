@@ -17,8 +17,7 @@ from torch import Tensor
 from epitaxy.graph.batch import CrystalBatch, Geometry, Graph, LineGraph
 from epitaxy.graph.device_edges import build_edges_on_device
 from epitaxy.graph.spec import GraphSpec
-
-Views = tuple[CrystalBatch, ...]
+from epitaxy.objectives.contract import Views
 
 
 class SentViews(Views):

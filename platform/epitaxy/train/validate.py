@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 
 from epitaxy.errors import EpitaxyError
 from epitaxy.heads.model import Model
-from epitaxy.objectives.contract import Objective, class_counts
+from epitaxy.objectives.contract import Objective, Term, Terms
 from epitaxy.train import collective
+from epitaxy.train.coupled import couplings, resolved, share
 from epitaxy.train.metrics import (
     Sums,
     prediction_metrics,
@@ -36,16 +38,24 @@ def validate(
         EpitaxyError: On every rank, if any rank's share cannot be read.
     """
     model.eval()
+    objective.begin(1.0)  # weights of the run's end, so that the figures of all epochs compare
     terms, errors = Sums(), Sums()
-    ranking = Ranking(class_counts(objective))
+    ranking = Ranking(objective.class_counts)
     weights: dict[str, float] = {}
-    failure: EpitaxyError | None = None
-    try:
-        for views in batches:
-            _add_batch(model, objective, views, device, terms, errors, ranking, weights)
-    except EpitaxyError as caught:
-        failure = caught
-    collective.raise_together(failure)
+    totals = _Totals(terms, errors, ranking, weights)
+    if objective.couples_records:
+        _add_together(model, objective, batches, device, totals)
+    else:
+        failure: EpitaxyError | None = None
+        try:
+            for views in batches:
+                if views[0].num_graphs:
+                    moved = receive(views, device)
+                    computed = resolved(_terms(model, objective, moved), {}, 0)
+                    _add(model, objective, moved, computed, totals)
+        except EpitaxyError as caught:
+            failure = caught
+        collective.raise_together(failure)
     everyone: dict[str, float] = {}
     for other in collective.gather(weights):
         everyone.update(other)
@@ -58,23 +68,55 @@ def validate(
     }
 
 
-@torch.no_grad()
-def _add_batch(
+@dataclass(frozen=True)
+class _Totals:
+    """What adds up over the batches of a rank."""
+
+    terms: Sums
+    errors: Sums
+    ranking: Ranking
+    weights: dict[str, float]
+
+
+def _add_together(
     model: Model,
     objective: Objective,
-    views: Views,
+    batches: Iterable[Views],
     device: torch.device,
-    terms: Sums,
-    errors: Sums,
-    ranking: Ranking,
-    weights: dict[str, float],
+    totals: _Totals,
 ) -> None:
-    if views[0].num_graphs == 0:
-        return
-    moved = receive(views, device)
-    computed = objective.terms(model, moved)
-    weights.update({name: term.weight for name, term in computed.items()})
-    terms.add(term_sums(computed))
-    predicted = objective.predict(model, moved[0])
-    errors.add(prediction_sums(moved[0], predicted, ranking.classes))
-    ranking.add(moved[0], predicted)
+    """Adds all batches, each in step with those of the other ranks, with which it is compared."""
+    remaining = iter(batches)
+    while True:
+        failure: EpitaxyError | None = None
+        moved: Views | None = None
+        computed: Terms = {}
+        try:
+            views = next(remaining, None)
+            if views is not None:
+                moved = receive(views, device)
+                computed = _terms(model, objective, moved)
+        except EpitaxyError as caught:
+            failure = caught
+        collective.raise_together(failure)
+        if moved is None:  # on all ranks at once: a plan has as many steps for each
+            return
+        shared = share([couplings(computed)], gradients=False)
+        _add(model, objective, moved, resolved(computed, shared, 0), totals)
+
+
+@torch.no_grad()
+def _terms(model: Model, objective: Objective, views: Views) -> Terms:
+    return objective.terms(model, views)
+
+
+@torch.no_grad()
+def _add(
+    model: Model, objective: Objective, views: Views, terms: Mapping[str, Term], totals: _Totals
+) -> None:
+    totals.weights.update({name: term.weight for name, term in terms.items()})
+    totals.terms.add(term_sums(terms))
+    if objective.units and views[0].num_graphs:
+        predicted = objective.predict(model, views[0])
+        totals.errors.add(prediction_sums(views[0], predicted, totals.ranking.classes))
+        totals.ranking.add(views[0], predicted)

@@ -105,14 +105,13 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
     plans["train"].check(config["plan"])
     optimizer = make_optimizer(parts.model, parts.report, settings.optimizer)
     ema = Ema(parts.model, settings.loop.ema_decay) if settings.loop.ema_decay else None
-    specs = tuple(dict.fromkeys((encoder.spec, *objective.specs)))
+    specs = tuple(dict.fromkeys(s for view in objective.view_specs(encoder.spec) for s in view))
     assembler = Assembler(
         objective,
-        specs,
+        encoder.spec,
         tuple(dataset.fields[name] for name in objective.labels),
         DTYPES[settings.loop.precision],
         settings.seed,
-        example=dataset.record(int(plans["train"].step_rows(0, 0)[0])),
         courier=courier_to(device, _specs_on_device(settings.compute, specs)),
         cache=EdgeCache(int(settings.compute.edge_cache * 1e9))
         if settings.compute.edge_cache
@@ -143,6 +142,7 @@ def _run(session: _Session, state: RunState) -> None:
         settings.loop.clip_norm,
         session.ema,
         session.device,
+        skip_non_finite=settings.loop.non_finite == "skip",
     )
     loop = Loop(
         stepper,
