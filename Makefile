@@ -10,7 +10,7 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.11 python3.12 python3.13,\
 	$(shell $(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 STAMP := $(VENV)/.installed
 
-.PHONY: help install quickstart test slow faults fuzz benchmarks lint ruff types spelling format docs build clean
+.PHONY: help install quickstart test slow faults fuzz benchmarks lint ruff types spelling format matrix docs build clean
 
 help:  ## List the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
@@ -70,6 +70,9 @@ spelling: install
 format: install  ## Let ruff rewrite what it can.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+matrix: install  ## Write docs/objective_matrix.md anew.
+	$(BIN)/epitaxy objectives out=docs/objective_matrix.md
 
 docs: install  ## Build the documentation into site/.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'

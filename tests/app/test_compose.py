@@ -11,7 +11,7 @@ from epitaxy.train import settings
 
 VERBS = (
     *("prepare", "pretrain", "finetune", "evaluate", "explain"),
-    *("encoders", "registry", "sweep", "report"),
+    *("encoders", "objectives", "registry", "sweep", "report"),
 )
 
 

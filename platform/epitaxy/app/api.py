@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from epitaxy.app.encoder_table import EncoderRow
     from epitaxy.app.evaluation import Evaluated
     from epitaxy.app.explanation import ModelExplanation
+    from epitaxy.app.objective_table import ObjectiveRow
     from epitaxy.app.runs import Trained
     from epitaxy.app.sweeping import Swept
     from epitaxy.data.manifest import Manifest
@@ -120,6 +121,17 @@ def encoders(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) -
 
     return list_encoders(
         _compose("encoders", overrides, options, config_dirs).require(), config_dirs
+    )
+
+
+def objectives(
+    *overrides: str, config_dirs: Sequence[str] = (), **options: Any
+) -> list[ObjectiveRow]:
+    """Lists every objective and the encoders it trains; see ``epitaxy objectives --help``."""
+    from epitaxy.app.objective_table import list_objectives
+
+    return list_objectives(
+        _compose("objectives", overrides, options, config_dirs).require(), config_dirs
     )
 
 

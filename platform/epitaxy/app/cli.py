@@ -189,6 +189,13 @@ def _encoders(command: _Command) -> None:
     _say(table(api.encoders(*command.words, config_dirs=command.config_dirs)))
 
 
+def _objectives(command: _Command) -> None:
+    from epitaxy.app import api
+    from epitaxy.app.objective_table import table
+
+    _say(table(api.objectives(*command.words, config_dirs=command.config_dirs)))
+
+
 def _registry(command: _Command) -> None:
     from epitaxy.app import api
 
@@ -238,6 +245,7 @@ _VERBS: dict[str, Callable[[_Command], None]] = {
     "evaluate": _evaluate,
     "explain": _explain,
     "encoders": _encoders,
+    "objectives": _objectives,
     "registry": _registry,
     "sweep": _sweep,
     "report": _report,

@@ -23,6 +23,8 @@ class LabelTable:
             within each record; NaN where missing.
         largest: Name of a per-atom or tensor label to its largest absolute component.
         units: Name of every label to its unit.
+        tensors: Name to whole values of vector and tensor labels, (records, …); NaN rows where
+            missing. Only those that an objective ``fits_on`` are read.
     """
 
     num_atoms: Int64[np.ndarray, " records"]
@@ -31,6 +33,7 @@ class LabelTable:
     root_mean_square: Mapping[str, Float64[np.ndarray, " records"]]
     largest: Mapping[str, Float64[np.ndarray, " records"]]
     units: Mapping[str, str] = field(default_factory=dict)
+    tensors: Mapping[str, Float64[np.ndarray, "records ..."]] = field(default_factory=dict)
 
     def scalar(self, name: str) -> Float64[np.ndarray, " records"]:
         """Returns the column of scalar label ``name``.
@@ -41,6 +44,18 @@ class LabelTable:
         if name not in self.scalars:
             raise NeedsError(f"no scalar label {name!r}; {closest(name, self.scalars)}")
         return self.scalars[name]
+
+    def tensor(self, name: str) -> Float64[np.ndarray, "records ..."]:
+        """Returns the values of vector or tensor label ``name``, (records, …).
+
+        Raises:
+            NeedsError: If they were not read: the objective must name the label in ``fits_on``.
+        """
+        if name not in self.tensors:
+            raise NeedsError(
+                f"no values of a label {name!r} to fit on; {closest(name, self.tensors)}"
+            )
+        return self.tensors[name]
 
     def present(self, name: str) -> Bool[np.ndarray, " records"]:
         """Returns which records carry scalar label ``name``."""
