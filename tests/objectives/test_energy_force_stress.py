@@ -85,17 +85,66 @@ def test_the_energy_is_the_scaled_network_plus_the_element_reference(
         torch.testing.assert_close(scaled[name], 2.5 * raw[name])
 
 
-def test_without_a_force_weight_nothing_is_differentiated(
+RATIOS = {
+    (1, 0, 0): ("energy",),
+    (0, 1, 0): ("forces",),
+    (0, 1, 1): ("forces", "stress"),
+    (1, 1, 1): LABELS,
+    (1, 500, 500): LABELS,
+}
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_a_term_without_weight_is_not_computed(
+    encoder: Any, records: Any, batch_of: Any, ratio: tuple[int, int, int]
+) -> None:
+    """Energies alone are never differentiated by positions; otherwise once for all terms."""
+    energy, force, stress = (float(weight) for weight in ratio)
+    objective = EnergyForceStress(
+        energy_weight=energy, force_weight=force, stress_weight=stress, force_loss="l2norm"
+    )
+    model = model_of(encoder, objective)
+    batch = batch_of(records, RATIOS[ratio])  # what has no weight need not be there
+    with mock.patch.object(torch.autograd, "grad", wraps=torch.autograd.grad) as grad:
+        terms = objective.terms(model, (batch,))
+    derivatives = [name for name in RATIOS[ratio] if name != "energy"]
+    assert [len(call.args[1]) for call in grad.call_args_list] == [len(derivatives)] * bool(
+        derivatives
+    )
+    assert tuple(terms) == objective.labels == RATIOS[ratio]
+    assert [term.weight for term in terms.values()] == [weight for weight in ratio if weight]
+    assert ("position_grad" in objective.requires) == bool(derivatives)
+    assert objective.forbids_coupling == bool(derivatives)
+    sum(term.weight * term.total / term.count for term in terms.values()).backward()
+    assert encoder.gain.weight.grad.abs().max() > 0
+
+
+def test_norms_of_errors_do_not_depend_on_the_axes(
     encoder: Any, records: Any, batch_of: Any
 ) -> None:
-    objective = EnergyForceStress(force_weight=0.0, stress_weight=0.0)
-    model, batch = model_of(encoder, objective), batch_of(records, LABELS)
-    with mock.patch.object(torch.autograd, "grad", side_effect=AssertionError):
+    for reduction in ("component_mean", "per_structure_mean"):
+        objective = EnergyForceStress(
+            energy_loss="l2norm",
+            force_loss="l2norm",
+            stress_loss="l2norm",
+            force_reduction=reduction,
+        )
+        model, batch = model_of(encoder, objective), batch_of(records, LABELS)
+        predicted = objective.predict(model, batch)
+        error = {name: (predicted[name] - batch.labels[name]).detach() for name in LABELS}
+        lengths = error["forces"].square().sum(-1).sqrt()
+        if reduction == "per_structure_mean":
+            means = [part.mean() for part in lengths.split(batch.num_atoms.tolist())]
+            lengths = torch.stack(means)
+        expected = {
+            "energy": error["energy"].abs() / batch.num_atoms,
+            "forces": lengths,
+            "stress": error["stress"].square().sum((-1, -2)).sqrt(),
+        }
         terms = objective.terms(model, (batch,))
-    assert list(terms) == ["energy"]
-    assert objective.labels == ("energy",)
-    assert objective.requires == {"node"}
-    assert not objective.forbids_coupling
+        for name, values in expected.items():
+            torch.testing.assert_close(terms[name].total.detach(), values.sum())
+            assert terms[name].count == objective.counts((batch,))[name] == len(values)
 
 
 def test_force_only_training_reaches_the_weights_and_survives_an_empty_batch(

@@ -18,15 +18,24 @@ from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import MAX_ATOMIC_NUMBER, CrystalRecord
 from epitaxy.heads.derivatives import energy_and_derivatives
 from epitaxy.heads.element_reference import fit_element_reference
-from epitaxy.heads.losses import LossName, check_loss, elementwise_loss
+from epitaxy.heads.losses import (
+    VECTOR,
+    VectorLossName,
+    check_loss,
+    entries,
+    vector_loss,
+    where_present,
+)
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import Order, ScalarHead
-from epitaxy.objectives.contract import BaseObjective, Term, Terms
-from epitaxy.shapes import Forces, GraphScalars, Stresses
+from epitaxy.objectives.contract import BaseObjective, Term, Terms, Views
+from epitaxy.shapes import GraphScalars
 from epitaxy.units import ENERGY, FORCE, STRESS, factor
 
 ForceReduction = Literal["component_mean", "per_structure_mean"]
 Reference = Literal["linear", "none"]
+COMPONENTS = {"energy": 1, "forces": 3, "stress": 9}
+"""Numbers of a crystal's energy and stress, and of an atom's force."""
 
 
 class EnergyForceStress(BaseObjective):
@@ -39,8 +48,13 @@ class EnergyForceStress(BaseObjective):
     weight is 0 are not computed, so 1:0:0 needs no second derivative. Stresses of crystals that
     are not periodic along all three axes are undefined and left out of loss and counts.
 
-    The loss of every term is ``huber`` by default, because DFT data hold frames with forces of
-    100 eV/Å: beyond ``delta`` a frame's pull no longer grows.
+    A mean is taken over crystals (energy) and components (forces, stress); of ``l2norm``, whose
+    rows are vectors, over crystals, atoms and crystals.
+
+    Three rules keep outliers from ruling, and none of them drops a record in silence. The loss of
+    every term is ``huber`` by default, because DFT data hold frames with forces of 100 eV/Å:
+    beyond ``delta`` a frame's pull no longer grows. ``filter.max_force`` and ``max_stress`` leave
+    frames out of training and count them. ``loop.clip_norm`` bounds what one step can do.
     # Differs from force_pretraining, whose code has L1 on total energies without reference:
     ``energy_per_atom: false``, ``reference: none``, ``*_loss: l1``, ``order: early``.
 
@@ -48,15 +62,17 @@ class EnergyForceStress(BaseObjective):
         energy_weight: Of the energy term.
         force_weight: Of the force term.
         stress_weight: Of the stress term.
-        energy_loss: ``l1``, ``mse``, ``huber`` or ``smooth_l1`` of the energy error.
-        force_loss: The same per force component.
-        stress_loss: The same per stress component.
+        energy_loss: ``l1``, ``mse``, ``huber`` or ``smooth_l1`` of the energy error; ``l2norm``,
+            its magnitude, is ``l1``.
+        force_loss: The same per force component; ``l2norm`` is the length of an atom's error.
+        stress_loss: The same per stress component; ``l2norm`` is the Frobenius norm of a
+            crystal's error.
         energy_delta: Where ``huber`` turns linear, eV/atom (eV if not per atom).
         force_delta: The same in eV/Å.
         stress_delta: The same in ``stress_unit``.
         energy_per_atom: Whether the energy error is divided by the number of atoms.
-        force_reduction: ``component_mean`` weighs every component alike (large cells count more),
-            ``per_structure_mean`` every crystal.
+        force_reduction: ``component_mean`` weighs every component (``l2norm``: every atom) alike,
+            so large cells count more; ``per_structure_mean`` weighs every crystal alike.
         stress_unit: Unit in which the stress loss is measured: ``eV/Å^3`` or ``GPa``.
         reference: ``none`` trains on raw energies and leaves the network's output unscaled.
         hidden: Widths of the head's hidden layers.
@@ -77,9 +93,9 @@ class EnergyForceStress(BaseObjective):
         energy_weight: float = 1.0,
         force_weight: float = 10.0,
         stress_weight: float = 10.0,
-        energy_loss: LossName = "huber",
-        force_loss: LossName = "huber",
-        stress_loss: LossName = "huber",
+        energy_loss: VectorLossName = "huber",
+        force_loss: VectorLossName = "huber",
+        stress_loss: VectorLossName = "huber",
         energy_delta: float = 0.1,
         force_delta: float = 0.1,
         stress_delta: float = 0.1,
@@ -101,7 +117,7 @@ class EnergyForceStress(BaseObjective):
             "stress": (stress_loss, stress_delta),
         }
         for loss, delta in self.losses.values():
-            check_loss(loss, delta)
+            check_loss(loss, delta, VECTOR)
         _check_choice("force_reduction", force_reduction, ("component_mean", "per_structure_mean"))
         _check_choice("reference", reference, ("linear", "none"))
         self.energy_per_atom = energy_per_atom
@@ -167,21 +183,17 @@ class EnergyForceStress(BaseObjective):
             record = record.replace(labels=kept)
         return (record,)
 
-    def counts(self, views: tuple[CrystalBatch, ...]) -> Mapping[str, float]:
+    def counts(self, views: Views) -> Mapping[str, float]:
         """Returns crystals with an energy, force components, and stress components."""
         (batch,) = views
-        numbers = {name: int(batch.masks[name].sum()) for name in self.labels}
-        if "forces" in numbers:
-            if self.force_reduction == "component_mean":
-                numbers["forces"] *= 3
-            else:
-                present = batch.graph_index[batch.masks["forces"]]
-                numbers["forces"] = len(torch.unique(present))
-        if "stress" in numbers:
-            numbers["stress"] *= 9
+        rows = {name: float(batch.masks[name].sum()) for name in self.labels}
+        numbers = {name: rows[name] * self._entries(name) for name in self.labels}
+        if "forces" in numbers and self.force_reduction == "per_structure_mean":
+            present = batch.graph_index[batch.masks["forces"]]
+            numbers["forces"] = float(len(torch.unique(present)))
         return numbers
 
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> Terms:
+    def terms(self, model: Model, views: Views) -> Terms:
         """Returns the weighted parts of the loss."""
         (batch,) = views
         interaction, forces, stress = energy_and_derivatives(
@@ -191,16 +203,17 @@ class EnergyForceStress(BaseObjective):
             stress="stress" in self.labels,
             create_graph=torch.is_grad_enabled(),
         )
-        totals: dict[str, Tensor] = {}
+        errors: dict[str, Tensor] = {}
         if "energy" in self.labels:
-            totals["energy"] = self._energy_total(batch, interaction)
+            errors["energy"] = self._energy_error(batch, interaction)
         if forces is not None:
-            totals["forces"] = self._force_total(batch, forces)
+            errors["forces"] = forces - _label(batch, "forces")
         if stress is not None:
-            totals["stress"] = self._stress_total(batch, stress)
+            errors["stress"] = (stress - _label(batch, "stress")) * self.stress_factor
         counts = self.counts(views)
         return {
-            name: Term(total, counts[name], self.weights[name]) for name, total in totals.items()
+            name: Term(self._total(name, error, batch), counts[name], self.weights[name])
+            for name, error in errors.items()
         }
 
     def predict(self, model: Model, batch: CrystalBatch) -> dict[str, Tensor]:
@@ -233,30 +246,25 @@ class EnergyForceStress(BaseObjective):
         total = batch.positions.new_zeros(batch.num_graphs)
         return total.index_add(0, batch.graph_index, table[batch.numbers.long()])
 
-    def _energy_total(self, batch: CrystalBatch, interaction: GraphScalars) -> Tensor:
-        error = interaction - (batch.labels["energy"] - self._reference_energy(batch))
-        if self.energy_per_atom:
-            error = error / batch.num_atoms
-        return self._masked_sum("energy", error, batch.masks["energy"])
+    def _energy_error(self, batch: CrystalBatch, interaction: GraphScalars) -> GraphScalars:
+        error = interaction - (_label(batch, "energy") - self._reference_energy(batch))
+        return error / batch.num_atoms if self.energy_per_atom else error
 
-    def _force_total(self, batch: CrystalBatch, forces: Forces) -> Tensor:
-        mask = batch.masks["forces"]
-        losses = self._losses("forces", forces - batch.labels["forces"])
-        losses = torch.where(mask.unsqueeze(-1), losses, 0.0)
-        if self.force_reduction == "per_structure_mean":
-            losses = losses / (3 * batch.num_atoms[batch.graph_index]).unsqueeze(-1)
+    def _total(self, name: str, error: Tensor, batch: CrystalBatch) -> Tensor:
+        """Returns the sum of the losses of the crystals or atoms that have the label."""
+        loss, delta = self.losses[name]
+        losses = where_present(vector_loss(loss, error, delta), batch.masks[name])
+        if name == "forces" and self.force_reduction == "per_structure_mean":
+            losses = losses / (self._entries(name) * batch.num_atoms[batch.graph_index])
         return losses.sum()
 
-    def _stress_total(self, batch: CrystalBatch, stress: Stresses) -> Tensor:
-        error = (stress - batch.labels["stress"]) * self.stress_factor
-        return self._masked_sum("stress", error, batch.masks["stress"][:, None, None])
+    def _entries(self, name: str) -> int:
+        """Returns how many numbers a crystal's (or an atom's) label counts as."""
+        return entries(self.losses[name][0], COMPONENTS[name])
 
-    def _losses(self, name: str, error: Tensor) -> Tensor:
-        loss, delta = self.losses[name]
-        return elementwise_loss(loss, error, delta)
 
-    def _masked_sum(self, name: str, error: Tensor, mask: Tensor) -> Tensor:
-        return torch.where(mask, self._losses(name, error), 0.0).sum()
+def _label(batch: CrystalBatch, name: str) -> Tensor:
+    return where_present(batch.labels[name], batch.masks[name])
 
 
 def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
