@@ -78,6 +78,30 @@ def test_frequencies_are_counted(records: Any, table_of: Any) -> None:
     assert statistics == {"frequencies": {"kind": [0.25, 0.25, 0.5]}, "units": {"kind": ""}}
 
 
+def test_weights_make_classes_count_alike(
+    encoder: Any, records: Any, batch_of: Any, table_of: Any
+) -> None:
+    """Of the classes 0, 2, 1, 2 each class has a third of the weight, and the sum is that of 4."""
+    given = [*records, records[1].replace(id="again")]
+    objective = Classification("kind", classes=3, class_weights="balanced")
+    objective.fit(table_of(given, ("kind",)))
+    plain = Classification("kind", classes=3)
+    model = model_of(encoder, objective)
+
+    def losses(of: Classification) -> list[float]:
+        batches = [batch_of([record], ("kind",)) for record in given]
+        return [float(of.terms(model, (batch,))["kind"].total.detach()) for batch in batches]
+
+    found, alone = losses(objective), losses(plain)
+    weights = [4 / 3, 2 / 3, 4 / 3, 0.0, 2 / 3]
+    assert found == pytest.approx([w * loss for w, loss in zip(weights, alone, strict=True)])
+    assert objective.counts((batch_of(given, ("kind",)),))["kind"] == pytest.approx(4.0)
+    twin = Classification("kind", classes=3, class_weights=[4.0, 4.0, 2.0])
+    (term,) = twin.terms(model, (batch_of(given, ("kind",)),)).values()
+    assert term.count == pytest.approx(12.0)
+    assert float(term.total.detach()) == pytest.approx(3 * sum(found))
+
+
 def test_absent_classes_are_said_and_a_single_one_is_refused(
     records: Any, table_of: Any, caplog: Any
 ) -> None:
@@ -128,6 +152,9 @@ def test_dropout_is_for_training_alone(encoder: Any, records: Any, batch_of: Any
     [
         ({"label": ["kind", "gap"]}, "has one label"),
         ({"label": "kind", "classes": 1}, "at least 2 classes, got classes=1"),
+        ({"label": "kind", "class_weights": "balance"}, "did you mean 'balanced'"),
+        ({"label": "kind", "class_weights": [1.0]}, "above 0 for each of the 2 classes"),
+        ({"label": "kind", "class_weights": [1.0, 0.0]}, "above 0 for each of the 2 classes"),
         ({"label": "kind", "dropout": 1.0}, "at least 0 and below 1, got 1.0"),
         ({"label": "kind", "pool": "median"}, "median"),
     ],

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from epitaxy.encoders.activations import ActivationName
 from epitaxy.encoders.contract import Encoder
 from epitaxy.encoders.pooling import Pool
-from epitaxy.errors import ConfigError, NeedsError
+from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import CrystalRecord
+from epitaxy.heads.losses import where_present
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import Order, ScalarHead, head_input
-from epitaxy.objectives.contract import BaseObjective, Term, Terms
+from epitaxy.objectives.contract import BaseObjective, Term, Terms, Views
+from epitaxy.shapes import GraphScalars
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Classification(BaseObjective):
             crystal vector, which is pooled already.
         residual: Whether the head's hidden layers have shortcuts (Roost).
         dropout: Share of the last hidden features that training sets to 0.
+        class_weights: A weight for each class: the loss is ``Σ w_y ℓ / Σ w_y``. ``balanced``
+            takes ``1 / (K · share)`` of the training split, so that each class counts alike.
 
     Raises:
         ConfigError: If a name is unknown or a number is impossible.
@@ -70,6 +73,7 @@ class Classification(BaseObjective):
         pool: Pool | None = None,
         residual: bool = False,
         dropout: float = 0.0,
+        class_weights: Literal["balanced"] | Sequence[float] | None = None,
     ) -> None:
         if not isinstance(label, str):
             raise ConfigError(f"a classification has one label, got {label!r}")
@@ -86,6 +90,8 @@ class Classification(BaseObjective):
         self.pool: Pool | None = pool
         self.residual = residual
         self.dropout = dropout
+        self.balanced = class_weights == "balanced"
+        self._class_weights = _class_weights(class_weights, classes)
         self.units: Mapping[str, str] = {label: ""}
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
@@ -130,10 +136,16 @@ class Classification(BaseObjective):
         if absent:
             logger.warning("no record of the training split is of class %s", absent)
         frequencies = (counts / counts.sum()).tolist()
-        return {"frequencies": {self.label: frequencies}, "units": {self.label: ""}}
+        statistics = {"frequencies": {self.label: frequencies}, "units": {self.label: ""}}
+        self.adopt(statistics)
+        return statistics
 
     def adopt(self, statistics: Mapping[str, Any]) -> None:
-        """Takes over nothing: no prediction depends on the frequencies."""
+        """Takes over the frequencies, which balanced weights follow; no prediction does."""
+        known = statistics.get("frequencies", {}).get(self.label)
+        if self.balanced and known:
+            # A class that never occurs keeps the weight 1: it can only come up in validation.
+            self._class_weights = [1 / (self.classes * share) if share else 1.0 for share in known]
 
     def views(self, record: CrystalRecord, rng: np.random.Generator) -> tuple[CrystalRecord, ...]:
         """Returns the record as it is.
@@ -145,18 +157,19 @@ class Classification(BaseObjective):
             self._check(np.ravel(record.labels[self.label].value), f"record {record.id!r}")
         return (record,)
 
-    def counts(self, views: tuple[CrystalBatch, ...]) -> Mapping[str, float]:
-        """Returns how many records carry the label."""
+    def counts(self, views: Views) -> Mapping[str, float]:
+        """Returns the weights of the records that carry the label, added up."""
         (batch,) = views
-        return {self.label: int(batch.masks[self.label].sum())}
+        _, weights = self._numbers_and_weights(batch)
+        return {self.label: float(weights.double().sum())}
 
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> Terms:
+    def terms(self, model: Model, views: Views) -> Terms:
         """Returns the cross entropy."""
         (batch,) = views
         logits = self._logits(model, batch)
-        losses = functional.cross_entropy(logits, batch.labels[self.label].long(), reduction="none")
-        total = torch.where(batch.masks[self.label], losses, 0.0).sum()
-        return {self.label: Term(total, self.counts(views)[self.label])}
+        numbers, weights = self._numbers_and_weights(batch)
+        losses = functional.cross_entropy(logits, numbers, reduction="none")
+        return {self.label: Term((weights * losses).sum(), self.counts(views)[self.label])}
 
     def predict(self, model: Model, batch: CrystalBatch) -> dict[str, Tensor]:
         """Returns the probability of class 1, or of every class if there are more than two."""
@@ -168,6 +181,15 @@ class Classification(BaseObjective):
         logits: Tensor = head(model.encoder(batch), batch)
         return logits
 
+    def _numbers_and_weights(
+        self, batch: CrystalBatch
+    ) -> tuple[Int[Tensor, " graphs"], GraphScalars]:
+        """Returns each record's class, and its weight, which is 0 without the label."""
+        mask = batch.masks[self.label]
+        numbers = where_present(batch.labels[self.label], mask).long()
+        weights = batch.positions.new_tensor(self._class_weights)
+        return numbers, where_present(weights[numbers], mask)
+
     def _check(self, values: np.ndarray, where: str) -> None:
         """Refuses what is no class number."""
         whole = (values == np.floor(values)) & (values >= 0) & (values < self.classes)
@@ -177,3 +199,19 @@ class Classification(BaseObjective):
                 f"number 0 … {self.classes - 1}; set objective.classes to one more than the "
                 "largest class number, or use objective=regression for a quantity"
             )
+
+
+def _class_weights(
+    given: Literal["balanced"] | Sequence[float] | None, classes: int
+) -> list[float]:
+    """Returns the weight of each class, 1 as long as the training split is not known."""
+    if given is None or given == "balanced":
+        return [1.0] * classes
+    if isinstance(given, str):
+        raise ConfigError(f"class_weights is {given!r}; {closest(given, ('balanced',))}")
+    if len(given) != classes or not all(weight > 0 for weight in given):
+        raise ConfigError(
+            f"class_weights must hold a number above 0 for each of the {classes} classes, got "
+            f"{list(given)}; or be balanced, or null"
+        )
+    return [float(weight) for weight in given]
