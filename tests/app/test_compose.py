@@ -82,6 +82,19 @@ def test_missing_values_are_named():
     assert compose("finetune", ["data=x", "run.name=a", "objective.label=gap"]).require()
 
 
+def test_mappings_by_label_take_any_label():
+    """In place of null or of one name for all; nothing else takes keys that no YAML names."""
+    chosen = ["objective=regression", "objective.label=[gap,modulus]"]
+    by_label = ["objective.weights={gap: 2}", "objective.normalizer={gap: zscore, modulus: log10}"]
+    objective = compose("pretrain", chosen + by_label).config["objective"]
+    assert objective["weights"] == {"gap": 2}
+    assert objective["normalizer"] == {"gap": "zscore", "modulus": "log10"}
+    with pytest.raises(ConfigError, match=r"unknown option 'objective\.hidden\.gap'"):
+        compose("pretrain", [*chosen, "objective.hidden={gap: 2}"])
+    with pytest.raises(ConfigError, match="did you mean 'weights'"):
+        compose("pretrain", [*chosen, "objective.wieghts={gap: 2}"])
+
+
 def test_an_argument_that_the_yaml_leaves_out_needs_no_plus(tmp_path):
     (tmp_path / "encoder").mkdir()
     (tmp_path / "encoder" / "short.yaml").write_text(

@@ -38,16 +38,24 @@ def _check_component(config: Mapping[str, Any], path: str) -> None:
     callable_ = locate(target)
     arguments = {key: value for key, value in config.items() if key != "_target_"}
     check_arguments(callable_, f"{path} ({target})", arguments)
-    hints = _hints(callable_)
+    hints = argument_types(callable_)
     for name, value in arguments.items():
         _check_type(hints.get(name), value, f"{path}.{name}")
 
 
-def _hints(callable_: Any) -> dict[str, Any]:
+def argument_types(callable_: Any) -> dict[str, Any]:
+    """Returns the annotated type of each argument, as far as it can be told."""
     try:
         return typing.get_type_hints(getattr(callable_, "__dict__", {}).get("__init__", callable_))
     except NameError:  # a name that only type checkers import
         return {}
+
+
+def takes_mapping(hint: Any) -> bool:
+    """Returns whether a type is, or may be, a mapping whose keys are the user's own."""
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members = typing.get_args(hint) if union else (hint,)
+    return any((typing.get_origin(member) or member) is Mapping for member in members)
 
 
 def _check_type(hint: Any, value: Any, path: str) -> None:

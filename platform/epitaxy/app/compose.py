@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from epitaxy.app.components import argument_types, takes_mapping
 from epitaxy.app.overrides import parse, suggest
 from epitaxy.app.paths import absolute, default_home
 from epitaxy.build import check_arguments, locate
@@ -190,15 +191,21 @@ def _leaves(key: str, value: Any) -> Iterator[str]:
 
 
 def _component_takes(config: DictConfig, path: str) -> bool:
-    """Returns whether ``path`` is an argument that a component takes but its YAML leaves out."""
-    parent, _, argument = path.rpartition(".")
-    component = OmegaConf.select(config, parent) if parent else None
-    if not isinstance(component, DictConfig) or "_target_" not in component:
-        return False
-    check_arguments(
-        locate(component["_target_"]), parent, {**_container(component), argument: None}
-    )
-    return True
+    """Returns whether a component takes ``path``, although its YAML leaves it out.
+
+    It is an argument, or in an argument that is a mapping: ``objective.weights={gap: 2}``.
+    """
+    names = path.split(".")
+    for depth in range(len(names) - 1, 0, -1):
+        parent, argument = ".".join(names[:depth]), names[depth]
+        component = OmegaConf.select(config, parent)
+        if not isinstance(component, DictConfig) or "_target_" not in component:
+            continue
+        callable_ = locate(component["_target_"])
+        check_arguments(callable_, parent, {**_container(component), argument: None})
+        is_argument = depth == len(names) - 1
+        return is_argument or takes_mapping(argument_types(callable_).get(argument))
+    return False
 
 
 def _container(config: DictConfig) -> dict[str, Any]:

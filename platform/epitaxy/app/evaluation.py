@@ -28,7 +28,8 @@ _COLUMNS = {
     "MAE of zero": "mae_zero",
     "MAE of mean": "mae_mean",
 }
-_CLASS_COLUMNS = {"accuracy": "accuracy", "AUC": "auc"}
+_FURTHER = {"accuracy": "accuracy", "AUC": "auc", "scaled MAE": "mae_scaled"}
+"""Columns that only some quantities have."""
 SPLITS = ("train", "val", "test", "all")
 
 logger = logging.getLogger(__name__)
@@ -49,8 +50,9 @@ class Evaluated:
     def table(self) -> str:
         """Returns errors beside what predicting zero, or the mean, would have scored."""
         quantities = self.evaluation.quantities
-        classes = any("accuracy" in quantity.metrics for quantity in quantities.values())
-        shown = {**_COLUMNS, **(_CLASS_COLUMNS if classes else {})}
+        known = {metric for quantity in quantities.values() for metric in quantity.metrics}
+        further = {title: metric for title, metric in _FURTHER.items() if metric in known}
+        shown = {**_COLUMNS, **further}
         rows = [["label", "unit", *shown]]
         for name, quantity in quantities.items():
             values = [number(getattr(quantity, field)) for field in shown.values()]
