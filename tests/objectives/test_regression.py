@@ -131,6 +131,108 @@ def test_several_labels_have_a_head_and_a_term_each(
     )
 
 
+def test_a_label_that_is_left_out_is_nowhere(
+    encoder: Any, records: Any, batch_of: Any, table_of: Any
+) -> None:
+    objective = Regression(
+        ["gap", "modulus", "energy"],
+        leave_out=["modulus"],
+        normalizer={"gap": "minmax", "modulus": "log10", "energy": "none"},
+        weights={"modulus": 5.0, "gap": 3.0},
+        reduction="fixed",
+    )
+    given = [records[0].replace(labels={"energy": Label(2.0, "eV")}), *records]
+    objective.fit(table_of(given, ("gap", "energy")))
+    model = model_of(encoder, objective)
+    batch = batch_of(given, ("gap", "energy"))  # without the modulus
+    terms = objective.terms(model, (batch,))
+    assert objective.labels == tuple(terms) == tuple(objective.units) == ("gap", "energy")
+    assert {name: term.weight for name, term in terms.items()} == {"gap": 3 / 2, "energy": 1 / 2}
+    assert {term.count for term in terms.values()} == {len(given)}
+    assert not [name for name in model.state_dict() if "modulus" in name]
+
+
+def test_each_label_has_its_own_normaliser(records: Any, table_of: Any) -> None:
+    objective = Regression(
+        ["gap", "modulus"], normalizer={"gap": "std_then_minmax", "modulus": "log10"}
+    )
+    statistics = objective.fit(table_of(records, ("gap", "modulus")))
+    assert statistics["mean"] == {"gap": pytest.approx(4.0), "modulus": pytest.approx(1.5)}
+    assert (statistics["smallest"]["gap"], statistics["largest"]["gap"]) == (1.0, 8.0)
+    assert objective.ranges == {"gap": 3.5}
+    assert objective.training_means == {"gap": pytest.approx(4.0)}
+
+
+def test_labels_may_share_all_but_the_last_layer(
+    encoder: Any, records: Any, batch_of: Any, table_of: Any
+) -> None:
+    names = ("gap", "modulus")
+    objective = Regression(names, shared=True, hidden=(5,))
+    objective.fit(table_of(records, names))
+    model, batch = model_of(encoder, objective), batch_of(records, names)
+    state = model.state_dict()
+    assert {k: tuple(v.shape) for k, v in state.items() if k.startswith("head.")} == {
+        "head.shared.hidden.0.weight": (5, 2),
+        "head.shared.hidden.0.bias": (5,),
+        "head.shared.out.weight": (2, 5),
+        "head.shared.out.bias": (2,),
+    }
+    outputs = model.head["shared"](encoder(batch), batch)
+    predicted = objective.predict(model, batch)
+    torch.testing.assert_close(predicted["gap"], outputs[:, 0] * math.sqrt(13.0) + 4.0)
+    assert set(Regression("gap", shared=True).heads(encoder)) == {"scalar"}
+
+
+def test_the_property_heads_of_pt_ft_pairs_have_their_layers(encoder: Any) -> None:
+    """silu → linear 128 → silu → [linear 128 → silu] → linear 1."""
+    for hidden in ((128,), (128, 128)):
+        objective = Regression(["gap", "modulus"], hidden=hidden, activate_input=True)
+        head = model_of(encoder, objective).head["property"]["gap"]
+        features = torch.randn(3, 2, dtype=torch.float64)
+        expected = features
+        for layer in (*head.hidden, head.out):
+            expected = layer(torch.nn.functional.silu(expected))
+        torch.testing.assert_close(head._network(features), expected)
+        assert [layer.out_features for layer in head.hidden] == list(hidden)
+
+
+@pytest.mark.parametrize("options", [{}, {"shared": True}])
+def test_robust_losses_also_predict_the_deviation(
+    encoder: Any, records: Any, batch_of: Any, table_of: Any, options: Any
+) -> None:
+    """The labels have a normal (or Laplace's) distribution about the prediction, in their unit."""
+    names = ("gap", "modulus")
+    batch = batch_of(records, names)
+    for loss in ("nll", "robust_l1"):
+        objective = Regression(names, loss=loss, normalizer="zscore", **options)
+        objective.fit(table_of(records, names))
+        model = model_of(encoder, objective)
+        found = {n: t.total.detach() for n, t in objective.terms(model, (batch,)).items()}
+        predicted = objective.predict(model, batch)
+        assert set(predicted) == {*names, "gap_std", "modulus_std"}
+        for name, count in (("gap", 3), ("modulus", 2)):
+            mean, std = predicted[name].detach(), predicted[f"{name}_std"].detach()
+            if loss == "nll":
+                density = torch.distributions.Normal(mean, std)
+                constant = 0.0
+            else:
+                density = torch.distributions.Laplace(mean, std / math.sqrt(2.0))
+                constant = 0.5 * math.log(2.0)
+            scale = objective.normalizers[name].scale  # the loss is in normalised units
+            expected = -density.log_prob(batch.labels[name])[:count] - math.log(scale) - constant
+            torch.testing.assert_close(found[name], expected.sum())
+        assert objective.units == {
+            "gap": "eV", "modulus": "GPa", "gap_std": "eV", "modulus_std": "GPa",
+        }  # fmt: skip
+
+
+def test_model_folders_without_a_range_are_still_read(encoder: Any) -> None:
+    objective = Regression("gap")
+    objective.adopt({"mean": {"gap": -3.0}, "std": {"gap": 2.0}, "units": {"gap": "eV"}})
+    normalizer = objective.normalizers["gap"]
+    assert (normalizer.shift, normalizer.scale) == (-3.0, 2.0)
+
+
 def test_the_head_of_a_force_pre_training_loads(encoder: Any) -> None:
     source = Model(encoder, EnergyForceStress().heads(encoder)).state_dict()
     Model(encoder, Regression("gap").heads(encoder)).load_state_dict(source, strict=True)
@@ -141,14 +243,11 @@ def test_missing_and_impossible_labels_are_refused(records: Any, table_of: Any) 
         Regression("gab").fit(table_of(records, ("gap",)))
     with pytest.raises(NeedsError, match="no record of the training split has it"):
         Regression("gap").fit(table_of(records[3:], ("gap",)))
+    with pytest.raises(NeedsError, match=r"'modulus', .*objective\.leave_out=modulus"):
+        Regression(["gap", "modulus"]).fit(table_of(records[2:], ("gap", "modulus")))
     metal = records[0].replace(labels={"gap": Label(0.0, "eV")})
     with pytest.raises(NeedsError, match="needs positive values"):
         Regression("gap", normalizer="log10").fit(table_of([metal, *records[1:]], ("gap",)))
-
-
-def test_one_label_value_alone_is_only_shifted(records: Any, table_of: Any) -> None:
-    statistics = Regression("gap").fit(table_of(records[:1], ("gap",)))
-    assert (statistics["mean"]["gap"], statistics["std"]["gap"]) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -157,7 +256,12 @@ def test_one_label_value_alone_is_only_shifted(records: Any, table_of: Any) -> N
         ({"label": []}, "at least one label"),
         ({"label": ["gap", "gap"]}, "each once"),
         ({"label": ["spacegroup.number", "gap"]}, "must not contain a dot"),
+        ({"label": ["gap", "modulus"], "leave_out": "gab"}, "did you mean 'gap'"),
         ({"label": "gap", "normalizer": "z-score"}, "did you mean 'zscore'"),
+        ({"label": "gap", "weights": {"modulus": 1.0}}, "has the label 'modulus'"),
+        ({"label": "gap", "reduction": "mean"}, "unknown reduction"),
+        ({"label": "gap", "loss": "robust_l1", "extensive": True}, "that of a sum over atoms"),
+        ({"label": ["gap", "gap_std"], "loss": "nll"}, "as 'gap_std', which is a label as well"),
         ({"label": "gap", "normalizer": "log10", "extensive": True}, "not additive"),
         ({"label": "gap", "loss": "l2"}, "unknown loss 'l2'"),
     ],

@@ -94,6 +94,32 @@ def test_classes_by_hand() -> None:
     assert "auc" not in plain.metrics
 
 
+def test_scaled_errors_and_deviations(
+    labelled: list[CrystalRecord], dataset: Dataset, tmp_path: Path, caplog: Any
+) -> None:
+    """The error in units of half the range of the training labels; no label for a deviation."""
+    config = {
+        "_target_": "epitaxy.objectives.regression.Regression",
+        "label": "energy",
+        "normalizer": "std_then_minmax",
+        "loss": "robust_l2",
+    }
+    objective = build(config)
+    statistics = objective.fit(dataset.label_table(np.arange(6)))
+    model = build_model(build(ENCODER), objective)
+    save_model(tmp_path / "m", model, ENCODER, config, objective, {"statistics": statistics})
+    found = evaluate(tmp_path / "m", dataset, np.arange(6, 10))
+    labels = [float(record.labels["energy"].value) for record in labelled[:6]]
+    quantity = found.quantities["energy"]
+    assert quantity.mae_scaled == pytest.approx(2 * quantity.mae / (max(labels) - min(labels)))
+    assert found.metrics["energy_mae_scaled"] == quantity.mae_scaled
+    assert found.units["energy_mae_scaled"] == ""
+    assert found.info["not_evaluated"] == []
+    assert "not evaluated" not in caplog.text
+    found.save(tmp_path / "out")
+    assert Evaluation.load(tmp_path / "out").quantities["energy"] == quantity
+
+
 def test_labels_of_other_classes_are_refused(crystals: Any, tmp_path: Path) -> None:
     config = {"_target_": "epitaxy.objectives.classification.Classification", "label": "kind"}
     objective = build(config)

@@ -3,45 +3,80 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
-import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from epitaxy.encoders.activations import ActivationName
 from epitaxy.encoders.contract import Encoder
 from epitaxy.encoders.pooling import Pool
-from epitaxy.errors import ConfigError, NeedsError, closest
+from epitaxy.errors import ConfigError, NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
-from epitaxy.graph.record import AMOUNT, CrystalRecord
-from epitaxy.heads.losses import LossName, check_loss, elementwise_loss
+from epitaxy.graph.record import AMOUNT
+from epitaxy.heads.losses import (
+    ELEMENTWISE,
+    ROBUST,
+    LossName,
+    RobustName,
+    check_loss,
+    elementwise_loss,
+    robust_loss,
+    where_present,
+)
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import Order, ScalarHead, head_input
-from epitaxy.objectives.contract import BaseObjective, Term, Terms
+from epitaxy.objectives.contract import BaseObjective, Terms, Views
+from epitaxy.objectives.label_choice import chosen_labels, label_weights
+from epitaxy.objectives.normalizers import (
+    Normalizer,
+    NormalizerName,
+    Statistics,
+    normalizer_names,
+)
+from epitaxy.objectives.reduction import Reduction, ReductionName
 from epitaxy.shapes import GraphScalars
 
-Normalizer = Literal["zscore", "log10", "none"]
+_STATISTICS = ("mean", "std", "smallest", "largest")
 
 
 class Regression(BaseObjective):
     """Scalar labels ``y`` from crystals: ``ℓ(out − t(y))`` over the records that have the label.
 
-    ``t`` is ``(y − mean) / std`` with the mean and unbiased standard deviation of the training
-    split (``zscore``), the same of ``log₁₀ y`` (``log10``), or the identity (``none``).
-    Predictions are in the label's unit. With ``extensive``, the label is a sum over atoms:
-    ``t`` works on ``y / atoms`` and the atoms' contributions are added up, not averaged.
+    ``t`` is the normaliser of the label (see ``Normalizer``), whose statistics are those of the
+    training split. Predictions are in the label's unit. With ``extensive``, the label is a sum
+    over atoms: ``t`` works on ``y / atoms`` and the atoms' contributions are added up, not
+    averaged.
 
     One label is read by the head ``scalar`` (so a force pre-training's head fits), several by
-    ``property.<label>``, and each is one term of the loss.
+    ``property.<label>`` or, with ``shared``, by one head ``shared`` with an output each. Each
+    label is one term of the loss.
+
+    With ``robust_l1``, ``robust_l2`` and ``nll`` the network also predicts the logarithm of the
+    standard deviation of its error (Roost, Goodall & Lee 2020): ``<label>_std`` is then a further
+    prediction, in the label's unit.
 
     Args:
         label: Name of the label, or a list of names.
-        normalizer: ``zscore``, ``log10`` or ``none``.
-        loss: ``l1``, ``mse``, ``huber`` or ``smooth_l1``, in normalised units.
+        leave_out: Which of them to do without: neither head nor loss sees it, so that a model can
+            be pre-trained on the others and fine-tuned on this one (pt_ft_pairs).
+        normalizer: ``zscore``, ``std_then_minmax``, ``minmax``, ``log10`` or ``none``, for all
+            labels or by label.
+        loss: ``l1``, ``mse``, ``huber``, ``smooth_l1``, ``robust_l1``, ``robust_l2`` or ``nll``,
+            in normalised units.
         delta: Where ``huber`` and ``smooth_l1`` turn linear, in normalised units.
-        extensive: Whether the label grows with the number of atoms.
+        weights: Of the labels' terms, by label; 1 for a label without an entry.
+        reduction: What the loss of a label is divided by, see ``Reduction``: the records that
+            have it (``per_label``), all records (``fixed``), or each record by its own number
+            of labels (``available``).
+        drop_unlabelled: Whether ``fixed`` and ``available`` leave records without any of the
+            labels out of their count. The encoder reads these records either way.
+        extensive: Whether the labels grow with the number of atoms.
+        shared: Whether the labels share the hidden layers of one head (layer_transfer's combined
+            model), instead of a head each.
         hidden: Widths of the head's hidden layers.
         activation: Of the head.
         activate_input: Whether the head starts with the activation (CGCNN does so).
@@ -60,10 +95,15 @@ class Regression(BaseObjective):
         self,
         label: str | Sequence[str],
         *,
-        normalizer: Normalizer = "zscore",
-        loss: LossName = "l1",
+        leave_out: str | Sequence[str] | None = None,
+        normalizer: NormalizerName | Mapping[str, NormalizerName] = "zscore",
+        loss: LossName | RobustName = "l1",
         delta: float = 1.0,
+        weights: Mapping[str, float] | None = None,
+        reduction: ReductionName = "per_label",
+        drop_unlabelled: bool = False,
         extensive: bool = False,
+        shared: bool = False,
         hidden: Sequence[int] = (128,),
         activation: ActivationName = "silu",
         activate_input: bool = False,
@@ -71,18 +111,21 @@ class Regression(BaseObjective):
         pool: Pool | None = None,
         residual: bool = False,
     ) -> None:
-        self.labels = (label,) if isinstance(label, str) else tuple(label)
-        _check_labels(self.labels)
-        if normalizer not in ("zscore", "log10", "none"):
-            hint = closest(normalizer, ("zscore", "log10", "none"))
-            raise ConfigError(f"unknown normalizer {normalizer!r}; {hint}")
-        if extensive and normalizer == "log10":
-            raise ConfigError("log10 of an extensive label is not additive: use zscore or none")
-        check_loss(loss, delta)
-        self.normalizer: Normalizer = normalizer
-        self.loss: LossName = loss
+        given, self.labels = chosen_labels(label, leave_out)
+        check_loss(loss, delta, (*ELEMENTWISE, *ROBUST))
+        names = normalizer_names(normalizer, given)
+        self.normalizers = {name: Normalizer(names[name]) for name in self.labels}
+        self.reduction: ReductionName = reduction
+        self._reduction = Reduction(
+            reduction, self.labels, label_weights(weights, given), drop_unlabelled=drop_unlabelled
+        )
+        self.loss: LossName | RobustName = loss
+        self.robust = loss in ROBUST
+        self.deviations = {name: f"{name}_std" for name in self.labels if self.robust}
         self.delta = delta
         self.extensive = extensive
+        self._check_combination()
+        self.role = "scalar" if len(self.labels) == 1 else "shared" if shared else "property"
         self.hidden = tuple(hidden)
         self.activation: ActivationName = activation
         self.activate_input = activate_input
@@ -90,125 +133,160 @@ class Regression(BaseObjective):
         self.pool: Pool | None = pool
         self.residual = residual
         self.units: Mapping[str, str] = {}
-        self._mean = dict.fromkeys(self.labels, 0.0)
-        self._std = dict.fromkeys(self.labels, 1.0)
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
-        """Returns ``scalar`` for one label, ``property`` with a head per label for several."""
+        """Returns ``scalar`` for one label, ``shared`` or ``property`` for several."""
         order, width = head_input(encoder, self.order, self.pool)
-        heads = {
-            name: ScalarHead(
+
+        def head(outputs: int) -> ScalarHead:
+            return ScalarHead(
                 width,
                 self.hidden,
                 activation=self.activation,
                 activate_input=self.activate_input,
                 order=order,
                 pool=self.pool or ("sum" if self.extensive else "mean"),
+                outputs=outputs,
                 residual=self.residual,
             )
-            for name in self.labels
-        }
-        if len(self.labels) == 1:
-            return {"scalar": heads[self.labels[0]]}
-        return {"property": nn.ModuleDict(heads)}
+
+        if self.role == "property":
+            return {"property": nn.ModuleDict({name: head(self._numbers) for name in self.labels})}
+        return {self.role: head(self._numbers * len(self.labels))}
 
     def fit(self, table: LabelTable) -> dict[str, Any]:
-        """Returns (and adopts) mean and standard deviation of each label.
+        """Returns (and adopts) the statistics of each label.
 
         Raises:
             NeedsError: If no record of the training split has the label, or ``log10`` meets a
                 value that is not positive.
         """
-        mean, std = {}, {}
-        for name in self.labels:
-            mean[name], std[name] = self._fit_label(table, name)
-        units = {name: table.units.get(name, "") for name in self.labels}
-        statistics = {"mean": mean, "std": std, "units": units}
+        fitted = {name: self._fit_label(table, name) for name in self.labels}
+        statistics: dict[str, Any] = {
+            key: {name: getattr(fitted[name].statistics, key) for name in self.labels}
+            for key in _STATISTICS
+        }
+        statistics["units"] = {name: table.units.get(name, "") for name in self.labels}
         self.adopt(statistics)
         return statistics
 
     def adopt(self, statistics: Mapping[str, Any]) -> None:
-        """Takes over ``mean``, ``std`` and ``units`` by label."""
-        self._mean = {name: float(statistics["mean"][name]) for name in self.labels}
-        self._std = {name: float(statistics["std"][name]) for name in self.labels}
-        self.units = {name: str(statistics["units"][name]) for name in self.labels}
+        """Takes over statistics and ``units`` by label."""
+        known = [key for key in _STATISTICS if key in statistics]  # older folders lack the range
+        for name, normalizer in self.normalizers.items():
+            numbers = {key: float(statistics[key][name]) for key in known}
+            self.normalizers[name] = replace(normalizer, statistics=Statistics(**numbers))
+        units = {name: str(statistics["units"][name]) for name in self.labels}
+        self.units = units | {std: units[name] for name, std in self.deviations.items()}
 
-    def views(self, record: CrystalRecord, rng: np.random.Generator) -> tuple[CrystalRecord, ...]:
-        """Returns the record as it is."""
-        return (record,)
-
-    def counts(self, views: tuple[CrystalBatch, ...]) -> Mapping[str, float]:
-        """Returns how many records carry each label."""
-        (batch,) = views
-        return {name: int(batch.masks[name].sum()) for name in self.labels}
-
-    def terms(self, model: Model, views: tuple[CrystalBatch, ...]) -> Terms:
-        """Returns one term per label, each of weight 1."""
-        (batch,) = views
-        counts = self.counts(views)
-        outputs = self._outputs(model, batch)
-        terms = {}
-        for name, output in outputs.items():
-            error = output - self._normalised(name, batch)
-            losses = elementwise_loss(self.loss, error, self.delta)
-            total = torch.where(batch.masks[name], losses, 0.0).sum()
-            terms[name] = Term(total, counts[name])
-        return terms
-
-    def predict(self, model: Model, batch: CrystalBatch) -> dict[str, Tensor]:
-        """Returns each label in its own unit."""
+    @property
+    def training_means(self) -> dict[str, float]:
+        """Mean of the training labels, in their unit, of those labels of which it is known."""
+        if self.extensive:
+            return {}
         return {
-            name: self._restored(name, output, batch)
-            for name, output in self._outputs(model, batch).items()
+            name: normalizer.statistics.mean
+            for name, normalizer in self.normalizers.items()
+            if normalizer.name not in ("log10", "none")
         }
 
-    def _fit_label(self, table: LabelTable, name: str) -> tuple[float, float]:
+    @property
+    def ranges(self) -> dict[str, float]:
+        """What a normalised error of 1 is in the label's unit, where the labels' range sets it."""
+        return {
+            name: normalizer.scale
+            for name, normalizer in self.normalizers.items()
+            if normalizer.is_range and not self.extensive
+        }
+
+    def counts(self, views: Views) -> Mapping[str, float]:
+        """Returns what each label's loss is divided by."""
+        (batch,) = views
+        return self._reduction.counts(batch)
+
+    def terms(self, model: Model, views: Views) -> Terms:
+        """Returns one term per label."""
+        (batch,) = views
+        outputs = self._outputs(model, batch)
+        losses = {name: self._losses(name, output, batch) for name, output in outputs.items()}
+        return self._reduction.terms(losses, batch)
+
+    def predict(self, model: Model, batch: CrystalBatch) -> dict[str, Tensor]:
+        """Returns each label in its own unit, and ``<label>_std`` if the network gives it."""
+        predictions = {}
+        for name, output in self._outputs(model, batch).items():
+            normalizer, mean = self.normalizers[name], output[:, 0]
+            restored = normalizer.restored(mean)
+            predictions[name] = restored * batch.sizes if self.extensive else restored
+            if self.robust:
+                std = normalizer.deviation(mean, output[:, 1].exp())
+                predictions[self.deviations[name]] = std
+        return predictions
+
+    @property
+    def _numbers(self) -> int:
+        """How many numbers the network gives for each label."""
+        return 2 if self.robust else 1
+
+    def _fit_label(self, table: LabelTable, name: str) -> Normalizer:
         rows = table.present(name)
-        if not rows.any():
-            raise NeedsError(
-                f"regression wants the label {name!r}, but no record of the training split has it"
-            )
         values = table.scalar(name)[rows]
-        if self.normalizer == "none":
-            return 0.0, 1.0
         if self.extensive:
             _refuse_compositions(table, name)
             values = values / table.num_atoms[rows]
-        if self.normalizer == "log10":
-            if not (values > 0).all():
-                raise NeedsError(
-                    f"log10 of {name!r} needs positive values, the training split has "
-                    f"{values.min()}; use normalizer=zscore"
-                )
-            values = np.log10(values)
-        std = float(values.std(ddof=1)) if len(values) > 1 else 0.0
-        return float(values.mean()), std if std > 0 else 1.0
+        return Normalizer.fit(self.normalizers[name].name, values, name)
 
-    def _outputs(self, model: Model, batch: CrystalBatch) -> dict[str, GraphScalars]:
-        """Returns the network's numbers in normalised units (per atom if extensive)."""
+    def _outputs(
+        self, model: Model, batch: CrystalBatch
+    ) -> dict[str, Float[Tensor, "graphs numbers"]]:
+        """Returns the network's numbers in normalised units (per atom if extensive).
+
+        The first is the prediction; the second, if there is one, the logarithm of its deviation.
+        """
         encoding = model.encoder(batch)
-        outputs = {}
-        for name in self.labels:
-            role = "scalar" if len(self.labels) == 1 else f"property.{name}"
-            head = cast(ScalarHead, model.head.get_submodule(role))
-            output = head(encoding, batch)
-            total = self.extensive and head.adds_up(encoding)
-            outputs[name] = output / batch.sizes if total else output
-        return outputs
 
-    def _normalised(self, name: str, batch: CrystalBatch) -> GraphScalars:
-        values = batch.labels[name]
+        def read(role: str, labels: int) -> Float[Tensor, "graphs numbers labels"]:
+            head = cast(ScalarHead, model.head.get_submodule(role))
+            output = head(encoding, batch).reshape(batch.num_graphs, self._numbers, labels)
+            total = self.extensive and head.adds_up(encoding)
+            return output / batch.sizes[:, None, None] if total else output
+
+        if self.role == "property":
+            return {name: read(f"property.{name}", 1).squeeze(-1) for name in self.labels}
+        together = read(self.role, len(self.labels))
+        return {name: together[..., place] for place, name in enumerate(self.labels)}
+
+    def _losses(
+        self, name: str, output: Float[Tensor, "graphs numbers"], batch: CrystalBatch
+    ) -> GraphScalars:
+        """Returns the loss of each record; that of one without the label means nothing."""
+        mask = batch.masks[name]
+        values = where_present(batch.labels[name], mask, 1.0)
         if self.extensive:
             values = values / batch.sizes
-        if self.normalizer == "log10":
-            values = torch.where(batch.masks[name], values, 1.0).log10()
-        return (values - self._mean[name]) / self._std[name]
+        error = output[:, 0] - self.normalizers[name].normalised(values)
+        if self.robust:
+            return robust_loss(cast(RobustName, self.loss), error, output[:, 1])
+        return elementwise_loss(cast(LossName, self.loss), error, self.delta)
 
-    def _restored(self, name: str, output: GraphScalars, batch: CrystalBatch) -> GraphScalars:
-        values = output * self._std[name] + self._mean[name]
-        if self.normalizer == "log10":
-            values = 10.0**values
-        return values * batch.sizes if self.extensive else values
+    def _check_combination(self) -> None:
+        """Refuses options that contradict each other."""
+        logarithmic = [
+            n for n, normalizer in self.normalizers.items() if normalizer.name == "log10"
+        ]
+        if self.extensive and logarithmic:
+            raise ConfigError("log10 of an extensive label is not additive: use zscore or none")
+        if self.extensive and self.robust:
+            raise ConfigError(
+                f"loss={self.loss} predicts a deviation, and that of a sum over atoms is not the "
+                "sum of theirs: use a label per atom with extensive=false, or loss=huber"
+            )
+        clashing = sorted(set(self.labels) & set(self.deviations.values()))
+        if clashing:
+            raise ConfigError(
+                f"loss={self.loss} predicts the deviation of {clashing[0].removesuffix('_std')!r} "
+                f"as {clashing[0]!r}, which is a label as well: leave it out"
+            )
 
 
 def _refuse_compositions(table: LabelTable, name: str) -> None:
@@ -219,11 +297,3 @@ def _refuse_compositions(table: LabelTable, name: str) -> None:
             f"extensive=true divides {name!r} by the number of atoms, which compositions do not "
             "tell (Fe2O3 and Fe4O6 are one); prepare the label per atom, or use structures"
         )
-
-
-def _check_labels(labels: Sequence[str]) -> None:
-    if not labels or len(set(labels)) < len(labels):
-        raise ConfigError(f"label must name at least one label, each once, got {list(labels)}")
-    dotted = [name for name in labels if "." in name]
-    if dotted and len(labels) > 1:
-        raise ConfigError(f"labels of several heads must not contain a dot: rename {dotted}")

@@ -16,7 +16,7 @@ from epitaxy.data.mixture import Data
 from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.record import CrystalRecord, LabelField
-from epitaxy.predict.evaluation import Evaluation, Parity, quantity_of
+from epitaxy.predict.evaluation import Evaluation, Parity, Quantity, quantity_of
 from epitaxy.predict.predictor import DEFAULT_MAX_ATOMS, Predictor
 from epitaxy.train.checkpoint import WEIGHTS
 from epitaxy.train.folders import MANIFEST, read_json
@@ -72,16 +72,8 @@ def evaluate(
             f"a label that {folder} predicts: {', '.join(sorted(fields))}"
         )
     parities = {name: part.joined() for name, part in collected.items() if part.target}
-    means = _training_means(predictor)
     quantities = {
-        name: quantity_of(
-            parity,
-            unit=_unit(name, predictor),
-            num_records=len(rows),
-            training_mean=means.get(name),
-            reference=collected[name].reference(),
-            classes=predictor.objective.class_counts.get(name, 0),
-        )
+        name: _quantity(name, parity, predictor, collected[name], len(rows))
         for name, parity in parities.items()
     }
     ids = dataset.ids[rows]
@@ -121,6 +113,24 @@ class _Collected:
     def reference(self) -> np.ndarray | None:
         """Returns predictions from the composition alone, if the model has an element reference."""
         return np.concatenate(self.reference_energy) if self.reference_energy else None
+
+
+def _quantity(
+    name: str, parity: Parity, predictor: Predictor, collected: _Collected, num_records: int
+) -> Quantity:
+    """Returns the errors of one quantity."""
+    objective = predictor.objective
+    means: Mapping[str, float] = getattr(objective, "training_means", {})
+    ranges: Mapping[str, float] = getattr(objective, "ranges", {})
+    return quantity_of(
+        parity,
+        unit=_unit(name, predictor),
+        num_records=num_records,
+        training_mean=means.get(name),
+        reference=collected.reference(),
+        classes=objective.class_counts.get(name, 0),
+        scale=ranges.get(name),
+    )
 
 
 def _collect(
@@ -184,10 +194,11 @@ def _shared_fields(predictor: Predictor, dataset: Data) -> dict[str, LabelField]
             f"{predictor.folder} predicts no label: it is an encoder to fine-tune, epitaxy "
             f"finetune from={predictor.folder} …"
         )
-    fields = {name: field for name, field in dataset.fields.items() if name in predictor.units}
+    labels = _labels(predictor)
+    fields = {name: field for name, field in dataset.fields.items() if name in labels}
     if not fields:
         raise NeedsError(
-            f"{predictor.folder} predicts {', '.join(sorted(predictor.units))}, but "
+            f"{predictor.folder} predicts {', '.join(sorted(labels))}, but "
             f"{dataset.location} has the labels {', '.join(sorted(dataset.fields)) or 'none'}"
         )
     for name, field in fields.items():
@@ -197,10 +208,16 @@ def _shared_fields(predictor: Predictor, dataset: Data) -> dict[str, LabelField]
                 f"{dataset.location} holds it in {field.unit!r}; prepare the data in the model's "
                 "unit"
             )
-    absent = sorted(set(predictor.units) - set(fields))
+    absent = sorted(labels - set(fields))
     if absent:
         logger.warning("%s has no labels %s: not evaluated", dataset.location, ", ".join(absent))
     return fields
+
+
+def _labels(predictor: Predictor) -> set[str]:
+    """Returns what it predicts that a data set may know: not the deviations of its own errors."""
+    deviations: Mapping[str, str] = getattr(predictor.objective, "deviations", {})
+    return set(predictor.units) - set(deviations.values())
 
 
 def _names(fields: Mapping[str, LabelField]) -> list[str]:
@@ -224,16 +241,6 @@ def _without_undefined(record: CrystalRecord) -> CrystalRecord:
         return record
     kept = {name: label for name, label in record.labels.items() if name != STRESS_LABEL}
     return record.replace(labels=kept)
-
-
-def _training_means(predictor: Predictor) -> dict[str, float]:
-    """Returns the means of the training split, where the model's statistics hold plain means."""
-    objective = predictor.objective
-    plain = getattr(objective, "normalizer", None) == "zscore"
-    if not plain or getattr(objective, "extensive", False):
-        return {}
-    means = predictor.card["statistics"].get("mean") or {}
-    return {name: float(value) for name, value in means.items()}
 
 
 def _info(
@@ -260,5 +267,5 @@ def _info(
             "records": len(ids),
             "evaluated": evaluated,
         },
-        "not_evaluated": sorted(set(predictor.units) - set(fields)),
+        "not_evaluated": sorted(_labels(predictor) - set(fields)),
     }

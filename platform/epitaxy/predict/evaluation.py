@@ -20,7 +20,8 @@ MAX_SAVED = 100_000
 """Values of a quantity kept for parity plots; metrics always use all of them."""
 METRICS = ("mae", "rmse", "r2", "mae_zero", "mae_mean")
 CLASS_METRICS = ("accuracy", "auc")
-_WITHOUT_UNIT = ("r2", *CLASS_METRICS)
+SCALED_METRIC = "mae_scaled"
+_WITHOUT_UNIT = ("r2", *CLASS_METRICS, SCALED_METRIC)
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Quantity:
     all classes.
 
     Attributes:
-        unit: Of everything here but ``r2``, ``accuracy``, ``auc`` and the counts.
+        unit: Of everything here but ``r2``, ``accuracy``, ``auc``, ``mae_scaled`` and the counts.
         mae: Mean absolute error.
         rmse: Root mean square error.
         r2: 1 − SSE/SST with SST about the mean of these labels; NaN if they are all equal.
@@ -68,6 +69,8 @@ class Quantity:
         non_finite: Predictions that are NaN or infinite; the errors are then NaN.
         accuracy: Share of records whose class is the most probable one; NaN if it is no class.
         auc: Area under the ROC curve (see ``ranking.auc``); NaN if it is no class.
+        mae_scaled: ``mae`` of labels scaled by the range of the training labels, as pt_ft_pairs
+            reports it; NaN if the model does not scale them so.
     """
 
     unit: str
@@ -84,11 +87,14 @@ class Quantity:
     non_finite: int
     accuracy: float = math.nan
     auc: float = math.nan
+    mae_scaled: float = math.nan
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """Names of the metrics that make sense for it."""
-        return METRICS if math.isnan(self.accuracy) else (*METRICS, *CLASS_METRICS)
+        classes = () if math.isnan(self.accuracy) else CLASS_METRICS
+        scaled = () if math.isnan(self.mae_scaled) else (SCALED_METRIC,)
+        return (*METRICS, *classes, *scaled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +117,7 @@ class Evaluation:
     def metrics(self) -> dict[str, float]:
         """``<quantity>_mae``, ``_rmse``, ``_r2`` and the baselines ``_mae_zero``, ``_mae_mean``.
 
-        Classes also have ``_accuracy`` and ``_auc``.
+        Classes also have ``_accuracy`` and ``_auc``, labels scaled by their range ``_mae_scaled``.
         """
         return {
             f"{label}_{name}": getattr(quantity, name)
@@ -184,6 +190,7 @@ def quantity_of(
     training_mean: float | None,
     reference: np.ndarray | None,
     classes: int = 0,
+    scale: float | None = None,
 ) -> Quantity:
     """Returns the errors of one quantity.
 
@@ -194,6 +201,7 @@ def quantity_of(
         training_mean: Mean of the training labels; ``None`` takes that of the labels here.
         reference: Predictions of an element reference, (values,).
         classes: How many, if the values are probabilities of classes.
+        scale: What a scaled error of 1 is in ``unit``.
     """
     target, error = parity.target, parity.predicted - parity.target
     mean = float(target.mean())
@@ -201,9 +209,10 @@ def quantity_of(
     base = mean if training_mean is None else training_mean
     labelled = len(np.unique(parity.record))
     accuracy, area = _ranked(parity, classes) if classes else (math.nan, math.nan)
+    mae = float(np.abs(error).mean())
     return Quantity(
         unit=unit,
-        mae=float(np.abs(error).mean()),
+        mae=mae,
         rmse=float(np.sqrt((error**2).mean())),
         r2=1 - float((error**2).sum()) / total if total > 0 else math.nan,
         mae_zero=float(np.abs(target).mean()),
@@ -216,6 +225,7 @@ def quantity_of(
         non_finite=int((~np.isfinite(parity.predicted)).sum()),
         accuracy=accuracy,
         auc=area,
+        mae_scaled=math.nan if scale is None else mae / scale,
     )
 
 
