@@ -97,10 +97,20 @@ def test_every_number_lands_exactly_once(name: str) -> None:
         tensor.flatten().double() for old, tensor in given.items() if old not in published.unused
     ]
     expected, found = torch.cat(used), torch.cat(landed)
-    if settings.get("robust"):  # of two outputs, the second is left out
-        expected = expected[torch.isin(expected, found)]
-        assert len(expected) == sum(map(len, used)) - 6
     assert torch.equal(found.sort().values, expected.sort().values)
+
+
+def test_a_robust_classifier_keeps_its_logits() -> None:
+    given = made.drawn(made.roost(outputs=4))
+    published = import_weights(given, "roost", robust=True)
+    assert (published.task, published.robust, published.head["outputs"]) == (
+        "classification",
+        False,
+        2,
+    )
+    logits = given["output_nns.0.fc_out.weight"][:2]
+    assert torch.equal(published.state["head.scalar.out.weight"], logits)
+    assert list(published.unused.values()) == ["logarithm of the model's own error estimate"]
 
 
 @pytest.mark.parametrize("name", CASES)

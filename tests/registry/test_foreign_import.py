@@ -220,12 +220,20 @@ def test_compositions_are_read_by_roost(imported: Any, crystals: Any) -> None:
     with pytest.raises(CheckpointError, match=r"options=\{robust: true\}"):
         imported(given, **ENERGY)
     found = imported({**given, "model_params": {"robust": True}}, **ENERGY)
-    assert list(found.left_out.values()) == ["logarithm of the model's own error estimate"]
+    assert not found.left_out
     predictor = Predictor(found.folder)
+    assert predictor.units == {LABEL: "eV/atom", f"{LABEL}_std": "eV/atom"}
     table = predictor._model.encoder.features.table
     assert not bool(table[1].isnan().any())  # hydrogen: saved with the weights
     composed = [crystals.rocksalt(), crystals.perovskite()]
-    assert np.isfinite(predictor.predict(composed)[LABEL]).all()
+    predicted = predictor.predict(composed)
+    batch = collate(composed, [predictor.encoder.spec])
+    model = predictor._model
+    with torch.no_grad():
+        outputs = model.head["scalar"](model.encoder(batch), batch)
+    mean, log_std = outputs.double().numpy().T
+    np.testing.assert_allclose(predicted[LABEL], mean * 0.5 - 1.5, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(predicted[f"{LABEL}_std"], np.exp(log_std) * 0.5, rtol=1e-5)
 
 
 def test_parallel_training_normalizers_and_repetition_change_nothing(

@@ -58,6 +58,7 @@ class PublishedModel:
         task: What the head is for: ``regression``, ``classification`` (logits of each class), or
             ``none`` without a head.
         unused: Original names that were left out, and why.
+        robust: Whether a second output is the logarithm of the standard deviation of the first.
     """
 
     family: str
@@ -68,6 +69,7 @@ class PublishedModel:
     std: float = 1.0
     task: Task = "none"
     unused: Mapping[str, str] = field(default_factory=dict)
+    robust: bool = False
 
 
 def renamed(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from epitaxy.errors import CheckpointError
-from epitaxy.foreign.published import PublishedModel, Rule, count, renamed, shape, task_of
+from epitaxy.foreign.published import PublishedModel, Rule, Task, count, renamed, shape
 
 _FAMILY = "Roost"
 _TABLES = {200: "matscholar200", 92: "cgcnn92"}
@@ -22,8 +22,8 @@ def import_roost(
 
     Args:
         weights: Parameters under the authors' names.
-        robust: Whether the model also predicts the logarithm of its error: of the two outputs
-            the first is kept.
+        robust: Whether the second half of the outputs are logarithms of the standard deviations
+            of the first, which classifiers do without.
         mean: Of the training labels.
         std: Of the training labels.
 
@@ -36,7 +36,8 @@ def import_roost(
     rules, sizes = _rules(weights)
     state, unused = renamed(weights, _FAMILY, rules, ())
     outputs = shape(weights, "output_nns.0.fc_out.weight", _FAMILY)[0]
-    if robust:
+    regression = outputs == 1 + robust
+    if robust and not regression:  # logits of classes: their deviations have no use here
         outputs //= 2
         for kind in ("weight", "bias"):
             shape(weights, f"output_nns.0.fc_out.{kind}", _FAMILY)
@@ -51,7 +52,11 @@ def import_roost(
         "residual": True,
         "outputs": outputs,
     }
-    return PublishedModel(_FAMILY, encoder, head, state, mean, std, task_of(outputs), unused)
+    task: Task = "regression" if regression else "classification"
+    predicts_deviation = robust and regression
+    return PublishedModel(
+        _FAMILY, encoder, head, state, mean, std, task, unused, predicts_deviation
+    )
 
 
 def _rules(weights: Mapping[str, Tensor]) -> tuple[list[Rule], dict[str, list[int]]]:

@@ -34,6 +34,10 @@ from epitaxy.units import normalise
 _OBJECTIVES = "epitaxy.objectives"
 _TABLE = "encoder.features.table"
 """Element features that models hold as a buffer; published files lack them."""
+_ROBUST = (
+    "It also predicts the standard deviation of its error; objective.loss=robust_l1 or robust_l2 "
+    "keeps that in fine-tuning."
+)
 
 logger = logging.getLogger(__name__)
 
@@ -200,13 +204,13 @@ def _task(
     if published.task == "none":
         return "none", []
     outputs = int(published.head["outputs"])
-    if outputs == 1:
+    if outputs == 1 + published.robust:
         if stated == "classification":
             raise CheckpointError(
                 "the head has one output, but a classifier has one for each class: classifiers "
                 "with a single output cannot be imported"
             )
-        return "regression", []
+        return "regression", [_ROBUST] if published.robust else []
     if stated == "classification":
         return "classification", []
     if outputs == 2 and stated is None and two_are_classes:
@@ -253,6 +257,7 @@ def _described(published: PublishedModel, label: str | None, unit: str | None) -
         "_target_": f"{_OBJECTIVES}.regression.Regression",
         "label": label,
         "normalizer": "zscore" if standardised else "none",
+        **({"loss": "robust_l1"} if published.robust else {}),
         **head,
     }
     statistics = {
