@@ -325,3 +325,19 @@ def check_single_precision(encoder: Any, examples: Any, batch_of: Any, device: s
         torch.testing.assert_close(
             value.cpu().double(), expected[name], rtol=0.0, atol=3e-5 * scale
         )
+
+
+def test_it_trains_in_bfloat16(encoder: Any, examples: Any, batch_of: Any) -> None:
+    """With 8 bits of mantissa in the products: states stay near, gradients single precision."""
+    expected = tensors(encode(encoder, examples, batch_of))
+    encoder.float()
+    with torch.autocast("cpu", torch.bfloat16):
+        states = tensors(encoder(batch_of(examples, [encoder.spec], torch.float32)))
+    for name, value in states.items():
+        error = (value.detach().double() - expected[name]).norm() / expected[name].norm()
+        assert 1e-4 < float(error) < 0.1, name
+    sum(value.float().square().sum() for value in states.values()).backward()
+    gradients = [p.grad for p in encoder.parameters() if p.grad is not None]
+    assert gradients
+    assert {gradient.dtype for gradient in gradients} == {torch.float32}
+    assert all(gradient.isfinite().all() for gradient in gradients)

@@ -35,6 +35,9 @@ class Recorder:
     def checkpoint(self, state: RunState) -> None:
         self.events.append(("checkpoint", (state.epoch, state.step)))
 
+    def keep(self, state: RunState) -> None:
+        self.events.append(("keep", state.epoch))
+
     def best(self, state: RunState) -> None:
         self.events.append(("best", state.best))
 
@@ -156,6 +159,29 @@ def test_rate_follows_records_and_multipliers() -> None:
     expected = 2.0 * np.minimum(consumed / 0.6, 1.0)
     np.testing.assert_allclose([a for a, _ in stepper.rates], expected)
     np.testing.assert_allclose([b for _, b in stepper.rates], 0.1 * expected)
+
+
+def test_a_plateau_lowers_the_rate_until_the_end() -> None:
+    """Three steps an epoch; the second validation without improvement in a row halves the rate."""
+    schedule = ScheduleSettings("plateau", warmup=0.0, gamma=0.5, patience=1, min_rate=0.8)
+    losses = [3.0, 3.0, 3.0, 2.0, 2.0, 2.0, 2.0, 2.0]
+    loop, _, stepper = make(losses, schedule, epochs=8)
+    state = run(loop)
+    by_epoch = [rate for rate, _ in stepper.rates[::3]]
+    assert by_epoch == [2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 0.8, 0.8]
+    assert [rate for rate, _ in stepper.rates] == [rate for rate in by_epoch for _ in range(3)]
+    assert state.plateau.best == 2.0
+
+
+def test_epochs_are_kept_before_their_checkpoint_and_validated() -> None:
+    loop, recorder, _ = make([2.0, 1.0], epochs=3, validate_every=3, keep_epochs=(2, 3))
+    run(loop)
+    assert [event for event in recorder.events if event[0] in ("keep", "checkpoint", "best")] == [
+        ("checkpoint", (1, 0)),
+        ("keep", 2), ("checkpoint", (2, 0)), ("best", 2.0),
+        ("keep", 3), ("checkpoint", (3, 0)), ("best", 1.0),
+    ]  # fmt: skip
+    assert [line["epoch"] for line in recorder.lines if line["kind"] == "val"] == [1, 2]
 
 
 def test_resuming_continues_the_counters() -> None:

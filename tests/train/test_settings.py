@@ -15,6 +15,7 @@ from epitaxy.train.settings import (
     FilterSettings,
     InitSettings,
     LoopSettings,
+    OptimizerSettings,
     RunSettings,
     ScheduleSettings,
     SplitSettings,
@@ -34,6 +35,8 @@ def test_json_round_trip() -> None:
         filter=FilterSettings(max_force=30.0),
         batch=BatchSettings(graphs=None, edges=5000),
         schedule=ScheduleSettings("multi_step", milestones=(0.5, 0.75)),
+        optimizer=OptimizerSettings(no_decay=("bias", "norm")),
+        loop=LoopSettings(keep_epochs=(5, 10)),
         init=InitSettings(model="/m", lineage={"name": "teacher@best"}),
         tracking="sqlite:////x",
     )
@@ -47,7 +50,7 @@ def test_identity_ignores_where_and_how_it_is_computed() -> None:
         directory="/elsewhere",
         data="/copy",
         tracking="sqlite:////y",
-        compute=ComputeSettings("ray", workers=8),
+        compute=ComputeSettings("ray", workers=8, deterministic=True),
         loop=LoopSettings(log_every=1, log_consumption=True, checkpoint_every=5),
         init=InitSettings(model="/cache/pulled"),
     )
@@ -63,6 +66,10 @@ def test_identity_ignores_where_and_how_it_is_computed() -> None:
         {"filter": FilterSettings(max_atoms=9)},
         {"batch": BatchSettings(graphs=64)},
         {"loop": LoopSettings(epochs=21)},
+        {"loop": LoopSettings(precision="bf16")},
+        {"loop": LoopSettings(keep_epochs=(5,))},
+        {"optimizer": OptimizerSettings(no_decay=("bias",))},
+        {"schedule": ScheduleSettings(patience=5)},
         {"init": InitSettings(lineage={"digest": "another teacher"})},
     ],
 )
@@ -125,6 +132,13 @@ def test_runs_of_the_first_release_keep_their_identity() -> None:
         ({"optimizer": {"lr": 0.0}}, r"optimizer\.lr must be positive"),
         ({"schedule": {"warmup": 5.0}}, r"schedule\.warmup must be a fraction"),
         ({"schedule": {"milestones": [100.0]}}, r"schedule\.milestone 100 must be a fraction"),
+        ({"schedule": {"patience": -1}}, r"schedule\.patience must be at least 0"),
+        ({"schedule": {"name": "plateau", "gamma": 1.0}}, r"schedule\.gamma must lie between"),
+        ({"schedule": {"name": "plateau", "min_rate": 0.1}}, r"schedule\.min_rate=0\.1 is above"),
+        ({"loop": {"keep_epochs": [20, 21]}}, r"between 1 and loop\.epochs=20, got \[21\]"),
+        ({"loop": {"keep_epochs": 5}}, r"loop\.keep_epochs must be a list"),
+        ({"loop": {"precision": "fp16"}}, r"loop\.precision is 'fp16'"),
+        ({"optimizer": {"no_decay": "bias"}}, r"optimizer\.no_decay must be a list"),
     ],
 )
 def test_wrong_values_are_named(values: dict[str, Any], message: str) -> None:

@@ -23,7 +23,13 @@ from epitaxy.train.launch import launch
 from epitaxy.train.logs import read_metrics, surviving_consumption
 from epitaxy.train.loop import PreparedStep
 from epitaxy.train.recorder import RunRecorder
-from epitaxy.train.settings import BatchSettings, ComputeSettings, RunSettings, to_dict
+from epitaxy.train.settings import (
+    BatchSettings,
+    ComputeSettings,
+    RunSettings,
+    ScheduleSettings,
+    to_dict,
+)
 from epitaxy.train.worker import train_worker
 
 MakeSettings = Callable[..., RunSettings]
@@ -111,6 +117,30 @@ def test_resumed_run_equals_the_undisturbed_one_bit_for_bit(
         assert found.keys() == expected.keys()
         for name in expected:
             np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def test_a_plateau_goes_on_where_it_was_interrupted(
+    make_settings: MakeSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in the third epoch, one stale validation before the rate is halved."""
+    changes = {
+        "loop": {"epochs": 5},
+        "schedule": ScheduleSettings("plateau", warmup=0.0, gamma=0.5, patience=1),
+    }
+    losses = [3.0, 3.1, 3.2, 3.3, 3.4]
+    script_validation(monkeypatch, losses)
+    whole = launch(make_settings("whole", **changes))
+    settings = make_settings("cut", **changes)
+    with monkeypatch.context() as patch:
+        script_validation(patch, losses)
+        interrupt_after(patch, 9)
+        with pytest.raises(KeyboardInterrupt):
+            launch(settings)
+    script_validation(monkeypatch, losses[2:])
+    cut = launch(settings)
+    assert without_time(cut.directory) == without_time(whole.directory)
+    rates = [line["lr"] for line in cut.history if line["kind"] == "train"]
+    assert rates[::4] == [3e-3, 3e-3, 3e-3, 1.5e-3, 1.5e-3]
 
 
 def test_every_record_is_consumed_once_per_epoch_in_the_surviving_history(

@@ -31,12 +31,13 @@ from epitaxy.train.folders import (
     write_folder,
     write_json,
 )
+from epitaxy.train.schedule import Plateau
 
 FORMAT = 1
 WEIGHTS, CARD = "model.safetensors", "model.json"
 OPTIMIZER, AVERAGE, STATE = "optimizer.safetensors", "ema.safetensors", "state.json"
-CHECKPOINTS, BEST, FINAL = "checkpoints", "best", "final"
-KEPT = 2
+CHECKPOINTS, BEST, FINAL, KEPT = "checkpoints", "best", "final", "kept"
+NEWEST = 2
 """Checkpoints kept: the newest, and one to fall back to."""
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ class RunState:
         stale: Validations since then.
         stopped: Whether early stopping ended the run.
         skipped: Steps left out because something was not finite.
+        plateau: What the ``plateau`` schedule remembers.
         metrics: Result of the last validation.
     """
 
@@ -68,6 +70,7 @@ class RunState:
     stale: int = 0
     stopped: bool = False
     skipped: int = 0
+    plateau: Plateau = field(default_factory=Plateau)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -169,6 +172,11 @@ def checkpoint_folder(run_dir: Path, state: RunState) -> Path:
     return run_dir / CHECKPOINTS / f"{state.epoch:05d}-{state.step:07d}"
 
 
+def kept_folder(run_dir: Path, epoch: int) -> Path:
+    """Returns where the model that ``epoch`` epochs made belongs, if it is kept."""
+    return run_dir / KEPT / f"epoch-{epoch:05d}"
+
+
 def save_checkpoint(
     run_dir: Path,
     state: RunState,
@@ -178,7 +186,7 @@ def save_checkpoint(
     card: Mapping[str, Any],
     identity: Mapping[str, Any],
 ) -> Path:
-    """Writes a checkpoint and drops all but the newest ``KEPT``; returns its folder.
+    """Writes a checkpoint and drops all but the newest ``NEWEST``; returns its folder.
 
     Args:
         run_dir: Folder of the run.
@@ -207,7 +215,7 @@ def save_checkpoint(
 
     folder = checkpoint_folder(run_dir, state)
     write_folder(folder, fill)
-    for old in sorted(_folders(run_dir))[:-KEPT]:
+    for old in sorted(_folders(run_dir))[:-NEWEST]:
         shutil.rmtree(old)
     return folder
 
@@ -228,7 +236,8 @@ def load_checkpoint(
     )
     if ema:
         ema.load(_read_tensors(folder / AVERAGE), contents["ema_updates"])
-    return RunState(**contents["state"])
+    state = contents["state"]
+    return RunState(**{**state, "plateau": Plateau(**state.get("plateau", {}))})
 
 
 def latest(run_dir: str | Path) -> Path | None:
@@ -256,7 +265,7 @@ def latest(run_dir: str | Path) -> Path | None:
 
 def tidy(run_dir: Path, resumed_from: Path | None) -> None:
     """Removes interrupted writes and checkpoints later than the one a run continues from."""
-    for parent in (run_dir, run_dir / CHECKPOINTS):
+    for parent in (run_dir, run_dir / CHECKPOINTS, run_dir / KEPT):
         remove_leftovers(parent)
     for folder in _folders(run_dir):
         if resumed_from is not None and folder.name > resumed_from.name:

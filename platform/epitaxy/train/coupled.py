@@ -66,6 +66,7 @@ def _share(parts: Sequence[Coupling], gradients: bool) -> Shared:
     firsts: dict[str, int] = {}
     for name in sorted(parts[0].rows):
         own = torch.cat([part.rows[name].detach() for part in parts])
+        own = own.float() if own.dtype == torch.bfloat16 else own  # sums over a step are fp32
         everyone[name], firsts[name] = collective.gather_rows(own)
     leaves = {name: rows for name, rows in everyone.items() if rows.is_floating_point()}
     for rows in leaves.values():

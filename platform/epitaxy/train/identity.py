@@ -114,11 +114,8 @@ def identify(settings: RunSettings) -> Identity:
     _hint_at_blocks(settings, dataset)
     plans, report = plans_of(settings, dataset, encoder.spec)
     plan = plans["train"]
-    if not plans["val"].num_records and settings.loop.select == "best":
-        raise ConfigError(
-            "loop.select=best needs a validation split, which is empty; change split.*, or set "
-            "loop.select=last"
-        )
+    if not plans["val"].num_records:
+        _check_unvalidated(settings)
     if stored is not None:
         plan.check(stored["plan"])
         objective.adopt(stored["statistics"])
@@ -173,6 +170,20 @@ def check_same_run(stored: Mapping[str, Any], settings: RunSettings, dataset: Da
             f"{stored['data']['path']}; {dataset.location} holds {dataset.data_digest[:16]}. Give "
             "the same data to resume it, or choose another run.name"
         )
+
+
+def _check_unvalidated(settings: RunSettings) -> None:
+    """Refuses what judges validations where there are none."""
+    needing = {
+        "loop.select=best": (settings.loop.select == "best", "loop.select=last"),
+        "loop.patience": (settings.loop.patience > 0, "loop.patience=0"),
+        "schedule.name=plateau": (settings.schedule.name == "plateau", "schedule.name=cosine"),
+    }
+    for name, (needed, remedy) in needing.items():
+        if needed:
+            raise ConfigError(
+                f"{name} needs a validation split, which is empty; change split.*, or set {remedy}"
+            )
 
 
 def _hint_at_blocks(settings: RunSettings, dataset: Data) -> None:

@@ -45,6 +45,9 @@ class Recorder(Protocol):
     def checkpoint(self, state: RunState) -> None:
         """Writes a checkpoint."""
 
+    def keep(self, state: RunState) -> None:
+        """Keeps the present weights for good, as those after so many epochs."""
+
     def best(self, state: RunState) -> None:
         """Keeps the present weights as the best so far."""
 
@@ -86,7 +89,7 @@ class Loop:
         for cursor in () if state.stopped else remaining:
             prepared = _expect(cursor, steps)
             self.recorder.consume(prepared)
-            rate = self._set_rate(cursor)
+            rate = self._set_rate(cursor, state.plateau.reduction)
             seed_torch(self.settings.seed, cursor.epoch, cursor.step, collective.rank())
             where = f"epoch {cursor.epoch}, step {cursor.step}"
             self.stepper.objective.begin(self._progress(cursor))
@@ -115,8 +118,8 @@ class Loop:
         done = self.plan.progress(Cursor(cursor.epoch, cursor.step + 1))
         return (cursor.epoch + done) / self._epochs
 
-    def _set_rate(self, cursor: Cursor) -> float:
-        factor = schedule.factor(self.settings.schedule, self._progress(cursor))
+    def _set_rate(self, cursor: Cursor, reduction: float) -> float:
+        factor = schedule.factor(self.settings.schedule, self._progress(cursor), reduction)
         rate = self.settings.optimizer.lr * factor
         for group in self.stepper.optimizer.param_groups:
             group["lr"] = rate * group["multiplier"]
@@ -152,15 +155,19 @@ class Loop:
         return state
 
     def _end_epoch(self, cursor: Cursor, state: RunState) -> RunState:
-        due = state.epoch % self.settings.loop.validate_every == 0 or state.epoch == self._epochs
+        keeps = state.epoch in self.settings.loop.keep_epochs
+        every = self.settings.loop.validate_every
+        due = keeps or state.epoch % every == 0 or state.epoch == self._epochs
         improved = False
         if self.validate is not None and due:
             metrics = self.validate()
             self.set_training()
             state, improved = self._judge(state, metrics)
             self.recorder.log({**self._line("val", cursor, state), **metrics})
-        # Lines first, then the checkpoint, then the best weights: whatever a kill cuts off is
-        # made again by the run that continues from the checkpoint before.
+        # Lines and kept weights first, then the checkpoint, then the best weights: whatever a kill
+        # cuts off is made again by the run that continues from the checkpoint before.
+        if keeps:
+            self.recorder.keep(state)
         self.recorder.checkpoint(state)
         if improved:
             self.recorder.best(state)
@@ -178,7 +185,9 @@ class Loop:
                 "or prediction that is not finite; lower optimizer.lr or filter the data"
             )
         improved = state.best is None or value < state.best
-        state = replace(state, metrics=dict(metrics))
+        peak = self.settings.optimizer.lr
+        plateau = schedule.judge(self.settings.schedule, state.plateau, value, peak)
+        state = replace(state, metrics=dict(metrics), plateau=plateau)
         if improved:
             return replace(state, best=value, best_epoch=state.epoch, stale=0), True
         stale = state.stale + 1

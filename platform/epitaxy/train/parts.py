@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,8 @@ from epitaxy.finetune.contract import Report, Strategy
 from epitaxy.heads.model import Model
 from epitaxy.objectives.contract import Objective
 from epitaxy.train.checkpoint import build_model, load_weights
+from epitaxy.train.precision import DTYPES, check_precision
 from epitaxy.train.settings import OptimizerSettings, RunSettings
-
-DTYPES = {"fp32": torch.float32, "fp64": torch.float64}
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,13 @@ def build_parts(settings: RunSettings) -> Parts:
     """Returns the parts of a run; the same weights in every process that calls it.
 
     Raises:
-        ConfigError: If a part is unknown, or the strategy does not fit.
+        ConfigError: If a part is unknown, or strategy or precision do not fit.
         CheckpointError: If the model to start from is damaged or does not fit.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         objective = build(settings.objective)
+        check_precision(settings.loop.precision, objective)
         model = build_model(build(settings.encoder), objective)
     model.to(DTYPES[settings.loop.precision])
     strategy: Strategy = build(settings.init.strategy)
@@ -63,24 +64,35 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Returns the optimiser of the trainable parameters.
 
-    Its groups carry ``multiplier``, the factor on the scheduled learning rate.
+    Its groups carry ``multiplier``, the factor on the scheduled learning rate; parameters that
+    ``no_decay`` spares are in groups of their own.
 
     Raises:
-        ConfigError: If nothing is left to train.
+        ConfigError: If nothing is left to train, or ``no_decay`` spares nothing.
     """
-    parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
-    groups: dict[float, list[nn.Parameter]] = {}
-    for name, multiplier in report.multipliers.items():
-        groups.setdefault(multiplier, []).append(parameters[name])
+    groups = _groups(model, report, settings)
     if not groups:
         raise ConfigError("the fine-tune strategy leaves no parameter to train")
-    described = [
-        {"params": params, "multiplier": multiplier} for multiplier, params in groups.items()
-    ]
-    decay = settings.weight_decay
     if settings.name == "sgd":
-        return torch.optim.SGD(
-            described, lr=settings.lr, momentum=settings.momentum, weight_decay=decay
-        )
+        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
     kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(described, lr=settings.lr, weight_decay=decay)
+    return kind(groups, lr=settings.lr)
+
+
+def _groups(model: Model, report: Report, settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Returns the trainable parameters by learning rate and weight decay."""
+    parameters: dict[str, nn.Parameter] = dict(model.named_parameters())
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    spared = {name for name in report.multipliers if any(p in name for p in settings.no_decay)}
+    if settings.no_decay and report.multipliers and not spared:
+        raise ConfigError(
+            f"no trainable parameter has any of optimizer.no_decay={list(settings.no_decay)} in "
+            f"its name; there are {', '.join(list(report.multipliers)[:6])}…"
+        )
+    for name, multiplier in report.multipliers.items():
+        decay = 0.0 if name in spared else settings.weight_decay
+        groups.setdefault((multiplier, decay), []).append(parameters[name])
+    return [
+        {"params": params, "multiplier": multiplier, "weight_decay": decay}
+        for (multiplier, decay), params in groups.items()
+    ]

@@ -21,6 +21,7 @@ from epitaxy.train.checkpoint import (
     FINAL,
     WEIGHTS,
     RunState,
+    kept_folder,
     model_card,
     save_checkpoint,
     save_model,
@@ -95,6 +96,14 @@ class RunRecorder:
             )
         )
 
+    def keep(self, state: RunState) -> None:
+        """Keeps the present (averaged) weights for good, as those after so many epochs.
+
+        Raises:
+            CheckpointError: As ``checkpoint``.
+        """
+        self._write(lambda: self._save_model(kept_folder(self.run_dir, state.epoch), state))
+
     def best(self, state: RunState) -> None:
         """Keeps the present (averaged) weights as the best so far.
 
@@ -134,11 +143,14 @@ class RunRecorder:
         else:
             self._save_model(final, state)
         metrics = read_json(final / CARD)["metrics"]
+        reached = [epoch for epoch in self.settings.loop.keep_epochs if epoch <= state.epoch]
+        kept = [kept_folder(self.run_dir, epoch) for epoch in sorted(set(reached))]
         write_json(
             self.run_dir / RESULT,
             {"metrics": metrics, "epochs": state.epoch, "steps": state.steps,
              "records": state.records, "stopped_early": state.stopped,
-             "skipped_steps": state.skipped},
+             "skipped_steps": state.skipped,
+             "kept": [str(folder.relative_to(self.run_dir)) for folder in kept]},
         )  # fmt: skip
 
     def close(self) -> None:

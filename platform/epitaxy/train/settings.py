@@ -16,135 +16,50 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from epitaxy.errors import ConfigError, closest
-
-
-def _at_least(least: int, name: str, value: float) -> None:
-    if value < least:
-        raise ConfigError(f"{name} must be at least {least}, got {value}")
-
-
-@dataclass(frozen=True)
-class SplitSettings:
-    """How records are dealt to ``train``, ``val`` and ``test``; a pure function of ids.
-
-    Attributes:
-        by: What stays together: ``group`` (the material that the recipe names), ``formula``,
-            ``chemical_system``, ``structure`` (duplicates), ``record`` (nothing); ``time`` deals
-            the earliest to train and the latest to test.
-        fractions: Shares of train, val, test; they need not use everything up.
-        sizes: Numbers of records instead of fractions: exact by ``record``; by any other rule the
-            number at which a unit no longer starts.
-        seed: Of the hash that orders what stays together.
-        time: Scalar label that dates records for by=time, such as year.
-        file: Lists of ids that replace the rule: JSON ``{"train": [ids], …}``, MatBench folds, a
-            table with columns id and split, or a folder with train.txt, val.txt and test.txt.
-        fold: Fold of a file that holds several.
-        task: Task of a file that holds several, such as matbench_phonons.
-        val_fraction: Share of a fold's training part that becomes val, if the fold names none.
-        missing: Whether ids of the file that the data set lacks are an ``error``, or counted and
-            left out (``skip``).
-        name: Split stored with the data set, which replaces the rule.
-    """
-
-    by: Literal["group", "record", "formula", "chemical_system", "structure", "time"] = "group"
-    fractions: tuple[float, float, float] = (0.8, 0.1, 0.1)
-    sizes: tuple[int, int, int] | None = None
-    seed: int = 0
-    time: str | None = None
-    file: str | None = None
-    fold: int | None = None
-    task: str | None = None
-    val_fraction: float = 0.1
-    missing: Literal["error", "skip"] = "error"
-    name: str | None = None
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """Records left out of training and validation, counted and reported rule by rule.
-
-    Attributes:
-        max_atoms: Largest number of atoms.
-        max_force: Largest absolute force component, eV/Å.
-        max_stress: Largest absolute stress component, eV/Å³.
-        exclude: File with one record id per line, or a list of such files.
-        max_atomic_number: Highest atomic number.
-    """
-
-    max_atoms: int | None = None
-    max_force: float | None = None
-    max_stress: float | None = None
-    exclude: str | tuple[str, ...] | None = None
-    max_atomic_number: int | None = None
-
+from epitaxy.train.data_settings import (
+    BatchSettings,
+    FilterSettings,
+    MixSettings,
+    SplitSettings,
+    at_least,
+)
 
 _LATER_SETTINGS = {
     "split": ("time", "fold", "task", "val_fraction", "missing", "name"),
     "filter": ("max_atomic_number",),
     "batch": ("oversize", "shuffle", "window"),
     "mix": ("weights", "records"),
-    "loop": ("non_finite", "max_skipped"),
+    "optimizer": ("no_decay",),
+    "schedule": ("patience", "threshold", "min_rate"),
+    "loop": ("non_finite", "max_skipped", "keep_epochs"),
 }
 """Settings that came after the first release: at their default they are no part of a run's
 identity, so that runs started before them are resumed."""
 
 
 @dataclass(frozen=True)
-class BatchSettings:
-    """Size of a step over all workers, and how records come together in it.
-
-    Attributes:
-        graphs: Structures per step.
-        edges: Budget of directed edges instead: as many structures as fit.
-        atoms: Budget of atoms instead.
-        micro_batches: Parts in which a worker computes its share of a step.
-        oversize: What happens to a structure that exceeds the budget by itself: a step of its own
-            (``alone``), no start (``error``), or left out and counted (``skip``).
-        shuffle: ``records`` permutes all of them; ``blocks`` keeps together what compressed or
-            remote shards store together.
-        window: Blocks of 256 structures that are shuffled together.
-    """
-
-    graphs: int | None = 128
-    edges: int | None = None
-    atoms: int | None = None
-    micro_batches: int = 1
-    oversize: Literal["alone", "error", "skip"] = "alone"
-    shuffle: Literal["records", "blocks"] = "records"
-    window: int = 16
-
-    def __post_init__(self) -> None:
-        _at_least(1, "batch.micro_batches", self.micro_batches)
-        _at_least(1, "batch.window", self.window)
-
-
-@dataclass(frozen=True)
-class MixSettings:
-    """How several data sets share an epoch of training.
-
-    Attributes:
-        weights: Share of an epoch that each gets, in the order of ``data``, in proportion; without
-            weights every record comes once.
-        records: Length of an epoch with weights; by default as many as there are records.
-    """
-
-    weights: tuple[float, ...] | None = None
-    records: int | None = None
-
-
-@dataclass(frozen=True)
 class OptimizerSettings:
-    """Optimiser: ``adamw``, ``adam`` or ``sgd`` (with ``momentum``); ``lr`` is the peak."""
+    """The optimiser.
+
+    Attributes:
+        name: One of adamw, adam, sgd.
+        lr: Highest learning rate.
+        weight_decay: Decoupled for adamw, L2 for the others.
+        momentum: Of sgd.
+        no_decay: Parts of names of parameters that are not decayed: ``[bias, norm]`` spares every
+            parameter whose name contains one of them.
+    """
 
     name: Literal["adamw", "adam", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.0
     momentum: float = 0.9
+    no_decay: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.lr > 0:
             raise ConfigError(f"optimizer.lr must be positive, got {self.lr}")
-        _at_least(0, "optimizer.weight_decay", self.weight_decay)
+        at_least(0, "optimizer.weight_decay", self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -156,15 +71,30 @@ class ScheduleSettings:
         warmup: Fraction of the run with a linear rise.
         final: Factor at the end of ``cosine``.
         milestones: Fractions at which ``multi_step`` multiplies by ``gamma``.
+        gamma: Factor at each milestone, and of each reduction of ``plateau``.
+        patience: Validations without improvement after which one more reduces the rate of
+            ``plateau``; they are judged by loop.select_metric.
+        threshold: Share by which a validation must fall below the best to count as an improvement.
+        min_rate: Rate below which ``plateau`` does not go.
     """
 
-    name: Literal["constant", "cosine", "one_cycle", "multi_step"] = "cosine"
+    name: Literal["constant", "cosine", "one_cycle", "multi_step", "plateau"] = "cosine"
     warmup: float = 0.02
     final: float = 0.01
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
+    patience: int = 10
+    threshold: float = 1e-4
+    min_rate: float = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("patience", "threshold", "min_rate"):
+            at_least(0, f"schedule.{name}", getattr(self, name))
+        if self.name == "plateau" and not 0 < self.gamma < 1:
+            raise ConfigError(
+                f"schedule.gamma must lie between 0 and 1 for plateau to lower the rate, got "
+                f"{self.gamma}"
+            )
         fractions = {"warmup": self.warmup, **{f"milestone {m:g}": m for m in self.milestones}}
         for name, value in fractions.items():
             if not 0 <= value <= 1:
@@ -180,12 +110,15 @@ class LoopSettings:
     Attributes:
         epochs: Passes over the training split.
         clip_norm: Largest gradient norm; steps above it are scaled down and counted.
-        precision: Of parameters and arithmetic.
+        precision: Of parameters and arithmetic: ``fp32``, ``fp64``; ``tf32`` multiplies matrices
+            of fp32 in tensor cores; ``bf16`` computes the forward pass in bfloat16.
         ema_decay: Decay per step of a moving average of the weights; 0 switches it off.
         validate_every: Epochs between validations.
         select: Weights that are published: those of the best validation, or the last.
         select_metric: Metric that defines the best (smaller is better).
         patience: Validations without improvement before stopping; 0 never stops early.
+        keep_epochs: Numbers of epochs after which the run is validated and a model folder kept
+            for good, such as ``[12, 25, 50]``.
         checkpoint_every: Steps between checkpoints besides those at epoch ends; 0 for none.
         non_finite: Whether a step whose loss or gradient is not finite ends the run (``stop``) or
             is left out and counted (``skip``), up to ``max_skipped`` times.
@@ -195,12 +128,13 @@ class LoopSettings:
 
     epochs: int = 20
     clip_norm: float | None = 10.0
-    precision: Literal["fp32", "fp64"] = "fp32"
+    precision: Literal["fp32", "fp64", "tf32", "bf16"] = "fp32"
     ema_decay: float = 0.0
     validate_every: int = 1
     select: Literal["best", "last"] = "best"
     select_metric: str = "val/loss"
     patience: int = 0
+    keep_epochs: tuple[int, ...] = ()
     checkpoint_every: int = 0
     non_finite: Literal["stop", "skip"] = "stop"
     max_skipped: int = 100
@@ -209,13 +143,18 @@ class LoopSettings:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "validate_every", "log_every"):
-            _at_least(1, f"loop.{name}", getattr(self, name))
+            at_least(1, f"loop.{name}", getattr(self, name))
         for name in ("patience", "checkpoint_every", "max_skipped"):
-            _at_least(0, f"loop.{name}", getattr(self, name))
+            at_least(0, f"loop.{name}", getattr(self, name))
         if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"loop.clip_norm must be positive or null, got {self.clip_norm}")
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"loop.ema_decay must be from 0 to below 1, got {self.ema_decay}")
+        outside = [epoch for epoch in self.keep_epochs if not 1 <= epoch <= self.epochs]
+        if outside:
+            raise ConfigError(
+                f"loop.keep_epochs must lie between 1 and loop.epochs={self.epochs}, got {outside}"
+            )
 
 
 @dataclass(frozen=True)
@@ -232,6 +171,8 @@ class ComputeSettings:
         stream: ``direct`` reads shards in the worker, ``ray`` receives shares from Ray Data.
         max_failures: Worker failures that Ray Train survives by restarting from a checkpoint.
         threads: Torch threads per worker; 0 leaves torch's default.
+        deterministic: Whether torch may only use operations that always give the same bits; an
+            operation that has no such form ends the run.
         prefetch: Steps prepared ahead in a worker; 0 prepares each when its turn comes.
         prefetch_threads: Threads that decode records and build graphs for them.
         edges: Where graphs are built: by the prefetch threads (``host``), or by torch where the
@@ -252,6 +193,7 @@ class ComputeSettings:
     stream: Literal["direct", "ray"] = "ray"
     max_failures: int = 2
     threads: int = 0
+    deterministic: bool = False
     prefetch: int = 2
     prefetch_threads: int = 1
     edges: Literal["host", "device"] = "host"
@@ -262,10 +204,10 @@ class ComputeSettings:
 
     def __post_init__(self) -> None:
         for name in ("workers", "prefetch_threads"):
-            _at_least(1, f"compute.{name}", getattr(self, name))
+            at_least(1, f"compute.{name}", getattr(self, name))
         least_zero = ("max_failures", "threads", "prefetch", "edge_cache")
         for name in (*least_zero, "stall_warning", "stall_timeout"):
-            _at_least(0, f"compute.{name}", getattr(self, name))
+            at_least(0, f"compute.{name}", getattr(self, name))
         if self.min_workers is not None and not 1 <= self.min_workers <= self.workers:
             raise ConfigError(
                 f"compute.min_workers must be from 1 to compute.workers ({self.workers}), got "
@@ -305,16 +247,23 @@ class RunSettings:
     encoder: Mapping[str, Any]
     objective: Mapping[str, Any]
     seed: int = 0
-    split: SplitSettings = SplitSettings()
-    filter: FilterSettings = FilterSettings()
-    batch: BatchSettings = BatchSettings()
-    mix: MixSettings = MixSettings()
+    split: SplitSettings = field(default_factory=SplitSettings)
+    filter: FilterSettings = field(default_factory=FilterSettings)
+    batch: BatchSettings = field(default_factory=BatchSettings)
+    mix: MixSettings = field(default_factory=MixSettings)
     optimizer: OptimizerSettings = OptimizerSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     loop: LoopSettings = LoopSettings()
     init: InitSettings = InitSettings()
     compute: ComputeSettings = ComputeSettings()
     tracking: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.schedule.min_rate > self.optimizer.lr:
+            raise ConfigError(
+                f"schedule.min_rate={self.schedule.min_rate:g} is above "
+                f"optimizer.lr={self.optimizer.lr:g}, the highest rate of the run"
+            )
 
     def science(self) -> dict[str, Any]:
         """Returns the part that defines the result: what a resumed run must not change."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -76,6 +77,7 @@ class Stepper:
         device: Where the model lives.
         skip_non_finite: Whether a step whose loss or gradient is not finite is left out and
             reported, instead of ending the run.
+        forward: Gives the context in which the loss terms are computed.
     """
 
     model: Model
@@ -85,6 +87,7 @@ class Stepper:
     ema: Ema | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     skip_non_finite: bool = False
+    forward: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -161,24 +164,28 @@ class Stepper:
         self, micro_batches: Sequence[Views], counts: Mapping[str, float]
     ) -> Iterator[dict[str, Term]]:
         """Yields the terms of each micro-batch, the coupled ones as sums over its own rows."""
-        objective, model = self.objective, self.model
-        if not objective.couples_records:
+        if not self.objective.couples_records:
             for views in micro_batches:
-                yield resolved(objective.terms(model, receive(views, self.device)), {}, 0)
+                yield resolved(self._computed(receive(views, self.device)), {}, 0)
             return
         moved = [receive(views, self.device) for views in micro_batches]
         if len(moved) == 1:
-            failure, terms = _attempt(lambda: objective.terms(model, moved[0]))
+            failure, terms = _attempt(lambda: self._computed(moved[0]))
             shared = self._share(failure, [terms or {}], counts)
             yield resolved(terms or {}, shared, 0)
         else:
             random = _random_state(self.device)
             with torch.no_grad():
-                failure, first = _attempt(lambda: [objective.terms(model, v) for v in moved])
+                failure, first = _attempt(lambda: [self._computed(views) for views in moved])
             shared = self._share(failure, first or [], counts)
             _restore_random(random, self.device)  # the same dropout once more
             for part, views in enumerate(moved):
-                yield resolved(objective.terms(model, views), shared, part)
+                yield resolved(self._computed(views), shared, part)
+
+    def _computed(self, views: Views) -> Terms:
+        """Returns the terms of one micro-batch; only they are made in the ``forward`` context."""
+        with self.forward():
+            return self.objective.terms(self.model, views)
 
     def _share(
         self, failure: EpitaxyError | None, parts: Sequence[Terms], counts: Mapping[str, float]

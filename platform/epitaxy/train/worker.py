@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,7 +27,8 @@ from epitaxy.train.ema import Ema
 from epitaxy.train.folders import sole_writer, write_json
 from epitaxy.train.logs import ConsumptionLog, MetricsLog, TimingLog, next_attempt
 from epitaxy.train.loop import Loop
-from epitaxy.train.parts import DTYPES, Parts, build_parts, make_optimizer, set_training
+from epitaxy.train.parts import Parts, build_parts, make_optimizer, set_training
+from epitaxy.train.precision import DTYPES, forward_context, numerics
 from epitaxy.train.recorder import RunRecorder
 from epitaxy.train.settings import ComputeSettings, RunSettings, from_dict, to_dict
 from epitaxy.train.step import Stepper
@@ -53,7 +55,7 @@ def train_worker(config: Mapping[str, Any]) -> None:
     """
     settings: RunSettings = from_dict(RunSettings, config["settings"])
     try:
-        with _numerics(settings.compute):
+        with numerics(settings):
             _train(_together(lambda: _open(settings, config)))
     except EpitaxyError as error:
         if not config["ray"]:
@@ -143,6 +145,7 @@ def _run(session: _Session, state: RunState) -> None:
         session.ema,
         session.device,
         skip_non_finite=settings.loop.non_finite == "skip",
+        forward=partial(forward_context, settings.loop.precision, session.device),
     )
     loop = Loop(
         stepper,
@@ -251,26 +254,6 @@ def _patience(compute: ComputeSettings, route: Route) -> Patience:
         compute.stall_timeout,
         f"{how} (compute.stream={route}) on rank {collective.rank()}",
     )
-
-
-@contextmanager
-def _numerics(compute: ComputeSettings) -> Iterator[None]:
-    """Sets threads and the treatment of denormal numbers, and restores them at the end."""
-    threads, flushed = torch.get_num_threads(), _flushes_denormals()
-    # Nearly dead activations produce denormal numbers, on which CPUs are many times slower.
-    torch.set_flush_denormal(True)
-    if compute.threads:
-        torch.set_num_threads(compute.threads)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(flushed)
-        torch.set_num_threads(threads)
-
-
-def _flushes_denormals() -> bool:
-    """Returns whether this thread takes denormal numbers for zero; torch only has the setter."""
-    return float(torch.full((), 2.0**-1040, dtype=torch.float64) * 1.0) == 0.0
 
 
 def _device(compute: ComputeSettings, *, in_ray: bool) -> torch.device:
