@@ -21,6 +21,7 @@ def test_version_and_help(capsys):
     text = capsys.readouterr().out
     assert all(verb in text for verb in VERBS)
     assert "cgcnn | cgcnn_attention" in text
+    assert re.search(r"experiment .*force_pretraining_1_1_1 \| ", text)
     assert main([]) == 2
 
 
@@ -43,6 +44,10 @@ def test_help_of_a_verb_lists_options_with_defaults(verb, capsys):
     if verb in ("pretrain", "finetune", "sweep"):
         assert "loop.epochs=20                              Passes over the training split" in text
         assert "data=???" in text
+        assert "train= (default default)" in text
+        assert re.search(r"  gatgnn +GATGNN \(Louis", text)
+        assert "experiment= (default null)" in text
+        assert re.search(r"  force_pretraining_0_1_1 +Force pre-training of a CGCNN", text)
         assert re.search(r"encoder\.cutoff=\S+ +Å", text)
 
 
@@ -82,6 +87,11 @@ def test_cfg_prints_the_resolved_configuration(capsys):
     [
         (["pretran"], "error: no verb 'pretran'; did you mean 'pretrain'"),
         (["pretrain", "loop.epoch=3"], "did you mean 'loop.epochs'"),
+        (["pretrain", "train=gatgn"], "no train 'gatgn'; did you mean 'gatgnn'"),
+        (
+            ["pretrain", "+experiment=force_pretrain_1_1_1"],
+            "did you mean 'force_pretraining_1_1_1'",
+        ),
         (["pretrain"], "error: data=… is missing"),
         (["registry"], "registry needs an action: list, show"),
         (["registry", "lst"], "did you mean 'list'"),

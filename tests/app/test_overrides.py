@@ -31,6 +31,10 @@ def test_values(text, value):
     assert type(parse(text)[1]) is type(value)
 
 
+def test_experiments_may_be_added_as_in_hydra():
+    assert parse("+experiment=mine") == parse("experiment=mine") == ("experiment", "mine")
+
+
 @pytest.mark.parametrize("text", ["--epochs=3", "+a=1", "~a", "a", "=1", "a b=1"])
 def test_other_forms_are_refused(text):
     with pytest.raises(ConfigError, match="not of the form key=value"):

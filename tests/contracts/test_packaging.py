@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import zipfile
@@ -71,6 +72,26 @@ def test_recipes_and_the_element_table_are_inside(wheel: zipfile.ZipFile) -> Non
     names = wheel.namelist()
     assert any(n.startswith("epitaxy/conf/recipe/") and n.endswith(".yaml") for n in names)
     assert any("cgcnn92" in n and not n.endswith(".py") for n in names)
+
+
+def test_an_installed_wheel_finds_its_experiments(wheel: zipfile.ZipFile, tmp_path: Path) -> None:
+    wheel.extractall(tmp_path)
+    code = (
+        "from epitaxy.app.compose import compose\n"
+        "from epitaxy.app.groups import further_folders\n"
+        "composed = compose('pretrain', ['experiment=force_pretraining_0_1_1'])\n"
+        "print(further_folders(), composed.choices['train'], composed.config['run']['name'])\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[] force_pretraining force_pretraining_0_1_1"
 
 
 def test_the_wheel_is_small(wheel: zipfile.ZipFile) -> None:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_module
 from hydra.core.config_store import ConfigStore
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from epitaxy.app.components import argument_types, takes_mapping
+from epitaxy.app.groups import further_folders, options_of, text_of
 from epitaxy.app.overrides import parse, suggest
 from epitaxy.app.paths import absolute, default_home
 from epitaxy.build import check_arguments, locate
@@ -29,6 +28,8 @@ from epitaxy.train import settings
 
 CONFIG_MODULE = "epitaxy.conf"
 _UNREADABLE = (HydraException, OmegaConfBaseException, YAMLError)
+_COMPONENTS = ("encoder", "objective", "finetune")
+"""Groups whose options take arguments of their own."""
 
 _TRAINING_NODES = {
     "split": settings.SplitSettings(),
@@ -47,13 +48,14 @@ class Composed:
 
     Attributes:
         config: Plain nested dictionaries; ``???`` where a value is still missing.
-        choices: Which config of each group was taken, such as ``{"encoder": "cgcnn"}``.
+        choices: Which config of each group was taken, such as ``{"encoder": "cgcnn"}``; ``None``
+            where none was.
         options: What could have been taken, by group.
         given: Keys the user set.
     """
 
     config: dict[str, Any]
-    choices: Mapping[str, str]
+    choices: Mapping[str, str | None]
     options: Mapping[str, tuple[str, ...]]
     given: frozenset[str]
 
@@ -71,6 +73,9 @@ class Composed:
 def compose(verb: str, overrides: Sequence[str] = (), config_dirs: Sequence[str] = ()) -> Composed:
     """Returns the configuration of ``verb`` with ``overrides`` applied.
 
+    Overrides win over an experiment, and an experiment over a recipe (``train=``), in whatever
+    order they are written.
+
     Args:
         verb: Root config: ``pretrain``, ``finetune``…
         overrides: ``key=value``; ``group=name`` picks a config of that group.
@@ -81,24 +86,27 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
             that makes no sense.
     """
     _register_defaults()
-    search = [_search_path(folder) for folder in config_dirs]
-    base = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    base = _search_path(config_dirs)
     pairs = [parse(text) for text in overrides]
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            first = hydra_compose(verb, base, return_hydra_config=True)
-            groups = {k: v for k, v in first.hydra.runtime.choices.items() if "hydra/" not in k}
-            options = {group: _group_options(group, config_dirs) for group in groups}
-            picks = {key: value for key, value in pairs if key in groups and _is_name(value)}
+            defaults, groups = _compose(verb, base)
+            options = {group: options_of(group, config_dirs) for group in groups}
+            picks = {key: name for key, name in pairs if key in groups and _is_name(name)}
             for group, name in picks.items():
-                _check_option(group, name, options[group])
-            config = hydra_compose(verb, base + [f"{g}={n}" for g, n in picks.items()])
+                if name is not None or groups[group] is not None:  # experiment=null is the default
+                    _check_option(group, name, options[group])
+            chosen = {group: name for group, name in picks.items() if name is not None}
+            _check_verb(chosen.get("experiment"), verb, config_dirs)
+            config, choices = _compose(verb, [*base, *(f"{g}={n}" for g, n in chosen.items())])
+        _check_files(config, defaults, choices)
+        if "experiment" in chosen and OmegaConf.is_missing(config.run, "name"):
+            config.run.name = chosen["experiment"]
         _apply(config, [(k, v) for k, v in pairs if not (k in picks and _is_name(v))])
         plain = _resolve(config)
     except _UNREADABLE as error:
         raise ConfigError(f"configuration: {_one_line(error)}") from error
-    given = frozenset(key for key, _ in pairs)
-    return Composed(plain, {**groups, **picks}, options, given)
+    return Composed(plain, choices, options, frozenset(key for key, _ in pairs))
 
 
 def every_option(
@@ -115,13 +123,12 @@ def every_option(
         ConfigError: If there is no such option, or one of them cannot be read.
     """
     _register_defaults()
-    search = [_search_path(folder) for folder in config_dirs]
-    base = [f"hydra.searchpath=[{','.join(search)}]"] if search else []
+    base = _search_path(config_dirs)
     found: dict[str, dict[str, Any]] = {}
     name = ""
     try:
         with initialize_config_module(CONFIG_MODULE, version_base="1.3"):
-            options = _group_options(group, config_dirs)
+            options = options_of(group, config_dirs)
             for name in options if only is None else only:
                 _check_option(group, name, options)
                 config = _resolve(hydra_compose("storage", [*base, f"+{group}={name}"]))
@@ -146,18 +153,20 @@ def _register_defaults() -> None:
     OmegaConf.register_new_resolver("epitaxy_home", default_home, replace=True)
 
 
-def _search_path(folder: str) -> str:
-    path = Path(folder).expanduser().absolute()
-    if not path.is_dir():
-        raise ConfigError(f"--config-dir {path} is no folder")
-    return f"'file://{path}'"
+def _search_path(config_dirs: Sequence[str]) -> list[str]:
+    """Returns the override that tells Hydra of groups besides the package's own."""
+    folders = [f"'file://{path}'" for path in further_folders(config_dirs)]
+    return [f"hydra.searchpath=[{','.join(folders)}]"] if folders else []
 
 
-def _group_options(group: str, config_dirs: Sequence[str]) -> tuple[str, ...]:
-    known = set(GlobalHydra.instance().config_loader().get_group_options(group))
-    for folder in config_dirs:
-        known |= {path.stem for path in (Path(folder).expanduser() / group).glob("*.yaml")}
-    return tuple(sorted(name for name in known if not name.endswith("_defaults")))
+def _compose(verb: str, overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str | None]]:
+    """Returns what Hydra makes of group choices alone, and which choices it made."""
+    config = hydra_compose(verb, list(overrides), return_hydra_config=True)
+    choices = {k: v for k, v in config.hydra.runtime.choices.items() if "hydra/" not in k}
+    OmegaConf.set_struct(config, False)
+    for key in ("hydra", "verb"):
+        config.pop(key, None)
+    return config, choices
 
 
 def _is_name(value: Any) -> bool:
@@ -169,8 +178,28 @@ def _check_option(group: str, name: Any, options: Sequence[str]) -> None:
         raise ConfigError(f"no {group} {name!r}; {closest(str(name), options)}")
 
 
+def _check_verb(experiment: str | None, verb: str, config_dirs: Sequence[str]) -> None:
+    """Refuses an experiment that says it is for another verb; a sweep is a grid of fine-tunes."""
+    content = safe_load(text_of("experiment", experiment, config_dirs))
+    wanted = content.get("verb", verb) if isinstance(content, Mapping) else verb
+    if wanted != verb and (wanted, verb) != ("finetune", "sweep"):
+        raise ConfigError(f"experiment {experiment} is for `epitaxy {wanted}`, not {verb}")
+
+
+def _check_files(
+    config: DictConfig, defaults: DictConfig, choices: Mapping[str, str | None]
+) -> None:
+    """Refuses options that a recipe or an experiment made up; components check their own."""
+    known = set(_paths(OmegaConf.to_container(defaults)))
+    for path in _paths(OmegaConf.to_container(config)):
+        if path not in known and path.split(".")[0] not in _COMPONENTS:
+            chosen = ", ".join(f"{group}={name}" for group, name in choices.items() if name)
+            raise ConfigError(
+                f"unknown option {path!r} in one of the files of {chosen}; {suggest(path, known)}"
+            )
+
+
 def _apply(config: DictConfig, pairs: Sequence[tuple[str, Any]]) -> None:
-    OmegaConf.set_struct(config, False)
     for key, value in pairs:
         known = set(_paths(OmegaConf.to_container(config)))
         for path in _leaves(key, value):
@@ -222,8 +251,9 @@ def _resolve(config: DictConfig) -> dict[str, Any]:
 
 
 def _mark_dependents(config: DictConfig, missing: str) -> None:
-    for path in _paths(OmegaConf.to_container(config)):
-        raw = OmegaConf.to_container(config)
+    written = OmegaConf.to_container(config)
+    for path in _paths(written):
+        raw: Any = written
         for part in path.split("."):
             raw = raw[part]
         if isinstance(raw, str) and f"${{{missing}}}" in raw:

@@ -7,11 +7,10 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import epitaxy
+from epitaxy.app.groups import options_of, text_of
 
 VERBS = {
     "prepare": "read source files once: check, convert units, write shards",
@@ -48,6 +47,7 @@ _EXAMPLES = {
         "epitaxy pretrain data=data/frames run.name=teacher publish=teacher",
         "epitaxy pretrain data=data/frames run.name=wide encoder=cgcnn encoder.width=128",
         "epitaxy pretrain data=data/frames run.name=debug compute=local loop.epochs=1",
+        "epitaxy pretrain data=data/frames experiment=force_pretraining_1_1_1",
         "epitaxy pretrain data=data/frames run.name=big compute=ray compute.workers=8",
     ),
     "finetune": (
@@ -104,11 +104,6 @@ _TEXT = {
     "batch.edges": "edges per step, instead of a number of structures",
     "batch.atoms": "atoms per step, instead of a number of structures",
     "batch.micro_batches": "parts that a worker's share of a step is computed in, to save memory",
-    "optimizer.lr": "highest learning rate",
-    "optimizer.weight_decay": "decoupled for adamw, L2 for the others",
-    "optimizer.momentum": "of sgd",
-    "schedule.gamma": "factor at each milestone",
-    "optimizer.name": "adamw, adam or sgd",
     "data": "prepared data set: the folder that `epitaxy prepare` wrote; several, [A,B], are mixed",
     "run.name": "name of the run; the same command resumes it",
     "run.directory": "folder of the run",
@@ -182,8 +177,8 @@ def main_help() -> str:
     lines += ["usage: epitaxy VERB [key=value ...] [--help] [--cfg] [--config-dir DIR]", ""]
     lines += [f"  {verb:<11}{text}" for verb, text in VERBS.items()]
     lines += ["", "a typical path:", *_indented(_EXAMPLES[""]), "", "choices:"]
-    for group in ("encoder", "objective", "finetune", "compute"):
-        lines.append(f"  {group:<11}{' | '.join(_shipped_options(group))}")
+    for group in ("encoder", "objective", "finetune", "train", "experiment", "compute"):
+        lines.append(f"  {group:<11}{' | '.join(options_of(group))}")
     lines += ["", "`epitaxy VERB --help` lists every option with its default.", FLAGS]
     return "\n".join(lines)
 
@@ -198,7 +193,7 @@ FLAGS = """
 def verb_help(
     verb: str,
     config: Mapping[str, Any],
-    choices: Mapping[str, str],
+    choices: Mapping[str, str | None],
     options: Mapping[str, Sequence[str]],
     config_dirs: Sequence[str] = (),
 ) -> str:
@@ -210,9 +205,9 @@ def verb_help(
     if verb == "prepare":
         lines += ["", f"recipes: {', '.join(_recipes()) or 'none found'}"]
     for group in sorted(options):
-        lines += ["", f"{group}= (default {choices[group]})"]
+        lines += ["", f"{group}= (default {show(choices[group])})"]
         for name in options[group]:
-            lines.append(f"  {name:<22}{_purpose(group, name, config_dirs)}".rstrip())
+            lines.append(f"  {name:<27} {_purpose(group, name, config_dirs)}".rstrip())
     lines += ["", "options and their defaults (??? must be given):"]
     texts = _settings_texts() | _TEXT
     for group in options:
@@ -231,14 +226,6 @@ def _first_line(thing: Any) -> str:
     return (inspect.getdoc(thing) or "").partition("\n")[0].removeprefix("Epitaxy: ")
 
 
-def _shipped_options(group: str) -> list[str]:
-    folder = resources.files("epitaxy.conf") / group
-    if not folder.is_dir():
-        return []
-    names = [entry.name for entry in folder.iterdir()]
-    return sorted(name.removesuffix(".yaml") for name in names if name.endswith(".yaml"))
-
-
 def _recipes() -> list[str]:
     from epitaxy.data.recipe import list_recipes
 
@@ -253,24 +240,16 @@ def _rank(option: tuple[str, Any]) -> int:
     return 2 if path.split(".")[0] in ("home", "registry", "tracking", "trust") else 1
 
 
-def _config_text(group: str, name: str, config_dirs: Sequence[str]) -> str:
-    shipped = resources.files("epitaxy.conf") / group / f"{name}.yaml"
-    files = [Path(folder).expanduser() / group / f"{name}.yaml" for folder in config_dirs]
-    for file in (shipped, *files):
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-    return ""
-
-
 def _purpose(group: str, name: str, config_dirs: Sequence[str]) -> str:
     """Returns the comment that opens a config file, which says what the choice is for."""
-    first = _config_text(group, name, config_dirs).partition("\n")[0]
+    lines = text_of(group, name, config_dirs).splitlines()
+    first = next((line for line in lines if not line.startswith("# @package")), "")
     return first.removeprefix("#").strip() if first.startswith("#") else ""
 
 
-def _argument_texts(group: str, name: str, config_dirs: Sequence[str]) -> dict[str, str]:
+def _argument_texts(group: str, name: str | None, config_dirs: Sequence[str]) -> dict[str, str]:
     """Returns the comments beside the arguments in a component's config file."""
-    text = _config_text(group, name, config_dirs)
+    text = text_of(group, name, config_dirs)
     found = re.findall(r"^(\w+):[^#\n]*#\s*(.*)$", text, flags=re.MULTILINE)
     return {f"{group}.{argument}": comment for argument, comment in found}
 

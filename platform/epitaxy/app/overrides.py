@@ -27,6 +27,8 @@ def parse(text: str) -> tuple[str, Any]:
         ConfigError: If it has another form.
     """
     key, equals, value = text.partition("=")
+    if key == "+experiment":  # how Hydra's own programs write it
+        key = "experiment"
     if not equals or not _KEY.fullmatch(key):
         raise ConfigError(
             f"argument {text!r} is not of the form key=value, such as loop.epochs=10 "
