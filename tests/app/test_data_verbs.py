@@ -183,6 +183,15 @@ def test_convert_and_export_a_split(data: Path, tmp_path: Path) -> None:
         api.data("export", data=data, out=tmp_path / "x", split="mine:tset")
 
 
+def test_derived_labels_are_added_afterwards(crystals: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matminer", reason="matminer is in the dev extra")
+    prepare([crystals.labelled(crystals.fcc())], tmp_path / "plain", checks="off", progress=False)
+    given = {"data": tmp_path / "plain", "out": tmp_path / "told"}
+    manifest = api.data("convert", **given, symmetry=True, fingerprint="magpie", format="lmdb")
+    added = {field.name for field in manifest.fields} - {"energy", "forces", "stress"}
+    assert added == {"space_group", "crystal_system", "magpie"}
+
+
 def test_a_split_by_structure_keeps_copies_together(crystals: Any, tmp_path: Path) -> None:
     """Each crystal comes twice, the second time moved: by record they would part, here never."""
     records = []

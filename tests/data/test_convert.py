@@ -15,6 +15,7 @@ import pytest
 
 from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
+from epitaxy.data.derived import Deriver, derivable
 from epitaxy.data.recipe import Recipe
 from epitaxy.data.sources.contract import BadRecord
 from epitaxy.data.split_files import list_splits, load_split
@@ -205,6 +206,7 @@ def test_a_failed_replacement_keeps_the_old_one(crystals: Any, tmp_path: Path) -
         ({"on_error": "skp"}, "did you mean 'skip'"),
         ({"format": "lmbd"}, "did you mean 'lmdb'"),
         ({"shard_size": 0}, "at least 1"),
+        ({"fingerprint": "magpy"}, "did you mean 'magpie'"),
     ],
 )
 def test_wrong_arguments_get_a_hint(
@@ -212,6 +214,24 @@ def test_wrong_arguments_get_a_hint(
 ) -> None:
     with pytest.raises((ConfigError, ShardError), match=message):
         prepare([crystals.fcc()], tmp_path / "out", **arguments)
+
+
+def test_derived_labels_are_stored_like_any_other(crystals: Any, tmp_path: Path) -> None:
+    pytest.importorskip("matminer", reason="matminer is in the dev extra")
+    salt, helium = crystals.rocksalt(), crystals.fcc(2).replace(id="helium")
+    with pytest.raises(RecordError, match=r"unknown properties of He.*on_error=skip leaves"):
+        prepare([salt, helium], tmp_path / "out", fingerprint="magpie")
+    manifest = prepare(
+        [salt, helium], tmp_path / "out", fingerprint="magpie", symmetry=True, on_error="skip"
+    )
+    assert (manifest.num_records, manifest.skipped.count) == (1, 1)
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.fields == derivable()
+    assert dataset.record(0) == Deriver()(salt, tuple(derivable()))
+    recipe = Recipe(**{**vars(RECIPE), "fields": {}, "fingerprint": "magpie"})
+    source = write_frames(tmp_path / "a.xyz", "id=f1")
+    prepare(str(source), tmp_path / "told", recipe=recipe)
+    assert Dataset.open(tmp_path / "told").record(0).labels["magpie"].value.shape == (145,)
 
 
 def test_a_path_needs_a_recipe(tmp_path: Path) -> None:

@@ -73,6 +73,15 @@ def test_forces_and_stress_stay_in_their_frame(salt, other_salt, labels):
     assert parts(bare, rotated, own, other_salt.replace(labels=gap(5.0))) == ["AC", "BD"]
 
 
+def test_what_belongs_to_the_composition_moves_too(salt, other_salt):
+    vector = {"magpie": Label(np.arange(3.0), "", "Magpie")}
+    records = [salt.replace(labels=vector), other_salt.replace(labels={**vector, **gap(5.0)})]
+    assert parts(*records) == ["AB"]
+    record, report = united(records)
+    assert sorted(record.labels) == ["gap", "magpie"]
+    assert (report.conflicts, report.dropped) == ({}, {})
+
+
 def test_positions_may_lie_in_another_cell_and_a_little_off(salt):
     labelled = salt.replace(labels=forces(salt))
     shifts = np.random.default_rng(0).integers(-2, 3, (8, 3)) @ salt.cell

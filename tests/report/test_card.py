@@ -202,6 +202,16 @@ def test_crystal_systems_are_drawn_and_named(crystals: Any, tmp_path: Path) -> N
     assert "3 different" in page.text  # space groups 1, 221 and 225
 
 
+def test_a_fingerprint_is_named_and_not_averaged(crystals: Any, tmp_path: Path) -> None:
+    label = Label(np.arange(145.0), "", "Magpie, element data of matminer")
+    record = crystals.labelled(crystals.fcc())
+    folder = made([record.replace(labels={**record.labels, "magpie": label})], tmp_path / "data")
+    page = card_of(folder)
+    assert "Magpie, element data of matminer" in page.text
+    assert "largest |magpie|" not in page.text
+    assert not any("magpie" in alternative for alternative in page.alternatives)
+
+
 def test_stored_splits_and_their_leaks(crystals: Any, tmp_path: Path) -> None:
     """Records go in pairs to groups, so dealing them singly tears groups apart."""
     from epitaxy.data.splits import store_split

@@ -57,6 +57,7 @@ def prepare(*overrides: str, config_dirs: Sequence[str] = (), **options: Any) ->
                 on_error=config["on_error"],
                 checks=config["checks"],
                 symmetry=bool(config["symmetry"]),
+                fingerprint=config["fingerprint"],
                 workers=workers,
                 backend=config["compute"],
                 overwrite=bool(config["overwrite"]),

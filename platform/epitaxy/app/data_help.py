@@ -16,7 +16,7 @@ ACTIONS = {
     "merge": "join data sets, matching structures: many properties of one crystal in one record",
     "split": "store splits and nested subsets with a data set, by id",
     "overlap": "which records of one data set occur in another, and a list to exclude them",
-    "convert": "write a data set anew: LMDB or Zarr, one split, with symmetry labels",
+    "convert": "write a data set anew: LMDB or Zarr, one split, with derived labels",
     "export": "extended XYZ or PyTorch Geometric",
 }
 
@@ -65,9 +65,10 @@ its composition. exclude=FILE writes the ids of data= to leave out, with all rec
 groups; training honours it as filter.exclude=FILE, so that a benchmark's test crystals stay out of
 pre-training. Without other= the splits of data= are compared with each other.""",
     "convert": """
-Records, ids and provenance stay the same; without split= and symmetry= the data digest does too.
-split=train keeps the records of a split only: NAME of a stored split as NAME:train. Records stream
-through, data= and out= may be URIs, and the same command goes on after a kill.""",
+Records, ids and provenance stay the same; without split= and derived labels (symmetry=true,
+fingerprint=magpie) the data digest does too. split=train keeps the records of a split only: NAME
+of a stored split as NAME:train. Records stream through, data= and out= may be URIs, and the same
+command goes on after a kill.""",
     "export": """
 format=extxyz writes every digit, so the file can be prepared again without a change; out= may end
 with .gz. format=pyg writes one file for InMemoryDataset.load, with cutoff= also its edges.""",
@@ -136,6 +137,7 @@ _TEXT = {
     "sample": "records to look at, chosen by hash; null: all",
     "format": "lmdb or zarr; for export extxyz or pyg",
     "symmetry": "add space group and crystal system to every record",
+    "fingerprint": "magpie: add that vector of the composition to every record",
     "split": "split rule or stored split, or NAME:train of one; null: all records",
     "other_split": "the same for other=",
     "other": "data set to compare with; null: the splits of data= with each other",

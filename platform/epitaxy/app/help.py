@@ -121,6 +121,7 @@ _TEXT = {
     "resume": "go on with an interrupted import; false starts it from the beginning",
     "checks": "labels that contradict physics: stop, report, or off",
     "symmetry": "add space group and crystal system to every record",
+    "fingerprint": "magpie: add that vector of the composition to every record",
     "compute": "where source files are parsed: on this machine (local) or on a Ray cluster (ray)",
     "workers": "processes that parse; null: one per core, at most eight (all CPUs of a cluster)",
     "card": "write the data card OUT/card.html",

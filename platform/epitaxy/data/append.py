@@ -46,13 +46,14 @@ def append(
     on_error: Literal["stop", "skip"] = "stop",
     checks: Literal["stop", "report", "off"] = "stop",
     symmetry: bool = False,
+    fingerprint: str | None = None,
     workers: int = 1,
     backend: Literal["local", "ray"] = "local",
     shard_size: int = SHARD_SIZE,
     resume: bool = True,
     progress: bool = True,
 ) -> Manifest:
-    """Adds records to a data set, as its next version.
+    """Adds records to a data set, as its next version, and returns the manifest of that.
 
     New shards, sidecar arrays and a manifest are written; no older file is touched, so that whoever
     has the data set open goes on reading it, and ``Dataset.open(data, version=N)`` opens what was
@@ -66,14 +67,12 @@ def append(
         on_error: ``stop`` at the first bad record, or ``skip`` it.
         checks: What becomes of new labels that contradict physics.
         symmetry: Whether to add space group and crystal system to the new records.
+        fingerprint: ``magpie``, to add that vector to them.
         workers: Processes that parse.
         backend: Where they run.
         shard_size: Records per new shard.
         resume: Whether to take up an interrupted call.
         progress: Whether to show a progress bar (on a terminal).
-
-    Returns:
-        The manifest of the new version.
 
     Raises:
         ConfigError: If ``data`` is behind a URI, is being written, or an argument is wrong.
@@ -86,8 +85,8 @@ def append(
     with adding(folder, worth_keeping=holds_work) as work:
         base = Dataset.open(folder)
         options = Options(
-            base.manifest.storage, on_error, checks, symmetry, workers, shard_size, backend,
-            resume, progress,
+            base.manifest.storage, on_error, checks, symmetry, fingerprint, workers, shard_size,
+            backend, resume, progress,
         )  # fmt: skip
         imported = run_import(work, origin, options, base)
         found = judged(imported.intake.checks(), stop=checks == "stop")

@@ -41,6 +41,7 @@ def prepare(
     on_error: Literal["stop", "skip"] = "stop",
     checks: Literal["stop", "report", "off"] = "stop",
     symmetry: bool = False,
+    fingerprint: str | None = None,
     workers: int = 1,
     backend: Literal["local", "ray"] = "local",
     shard_size: int = SHARD_SIZE,
@@ -63,6 +64,7 @@ def prepare(
         on_error: ``stop`` at the first bad record, or ``skip`` it, count it and list it.
         checks: Labels that contradict physics ``stop`` the import or are ``report``ed, or ``off``.
         symmetry: Whether to add space group and crystal system to every record.
+        fingerprint: ``magpie`` to add that vector of its composition; see ``data.magpie``.
         workers: Processes that parse; a script that asks for several needs its ``__main__`` guard.
         backend: Where they run: on this machine (``local``) or on a Ray cluster (``ray``).
         shard_size: Records per shard.
@@ -80,8 +82,9 @@ def prepare(
         ShardError: If the disk is full or cannot be written.
     """
     options = Options(
-        format, on_error, checks, symmetry, workers, shard_size, backend, resume, progress
-    )
+        format, on_error, checks, symmetry, fingerprint, workers, shard_size, backend, resume,
+        progress,
+    )  # fmt: skip
     return _import(Origin.of(source, recipe), out, options, overwrite, provenance or {})
 
 

@@ -25,7 +25,8 @@ from jaxtyping import Float32, Float64, Int64, UInt16
 
 from epitaxy.data.shells import REACH, neighbor_shells
 from epitaxy.errors import ConfigError, closest
-from epitaxy.graph.record import AMOUNT, CrystalRecord
+from epitaxy.graph.composition import amounts_of
+from epitaxy.graph.record import CrystalRecord
 from epitaxy.graph.symbols import reduced_formula
 
 VERSION = 1
@@ -184,18 +185,10 @@ def formula_of(record: CrystalRecord) -> str:
 
     Fractional amounts that stand for whole ones give the same formula: ``Fe0.5Ni0.5`` is ``FeNi``.
     """
-    if not record.is_composition:
-        numbers, counts = np.unique(record.numbers, return_counts=True)
-        return reduced_formula(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
-    amounts: dict[int, float] = {}
-    for number, amount in zip(
-        record.numbers.tolist(), record.labels[AMOUNT].value.ravel().tolist(), strict=True
-    ):
-        amounts[number] = amounts.get(number, 0.0) + amount
-    return reduced_formula(_whole(amounts))
+    return reduced_formula(_whole(amounts_of(record)))
 
 
-def _whole(amounts: Mapping[int, float]) -> Mapping[int, float]:
+def _whole(amounts: dict[int, float]) -> dict[int, float]:
     """Returns ``amounts`` times the smallest factor that makes all whole, if there is one."""
     values = np.array(list(amounts.values()))
     for factor in range(1, _LARGEST_DENOMINATOR + 1):

@@ -58,6 +58,7 @@ class Options:
     on_error: Literal["stop", "skip"] = "stop"
     checks: Literal["stop", "report", "off"] = "stop"
     symmetry: bool = False
+    fingerprint: str | None = None
     workers: int = 1
     shard_size: int = SHARD_SIZE
     backend: Literal["local", "ray"] = "local"
@@ -180,6 +181,7 @@ def _identity(origin: Origin, options: Options, base: Dataset | None) -> dict[st
         **origin.identity,
         "format": options.format,
         "symmetry": options.symmetry,
+        "fingerprint": options.fingerprint,
         "shard size": options.shard_size,
         "base": None if base is None else base.data_digest,
         "version of epitaxy": [epitaxy.__version__, FORMAT],
@@ -269,7 +271,7 @@ def _parsed(
     origin: Origin, options: Options, after: Place | None, bar: tqdm[Any]
 ) -> Iterator[tuple[Sequence[tuple[Place, Any]], list[Outcome]]]:
     """Yields batches behind ``after`` and what became of their items."""
-    work = Work(origin.parser(options.symmetry))
+    work = Work(origin.parser(options.symmetry, options.fingerprint))
     if options.backend == "local":
         walked = batches(_ticking(origin.items(after), bar))
         yield from ordered_map(work, walked, options.workers)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from epitaxy.data.intake import Place
+from epitaxy.data.magpie import check_fingerprint
 from epitaxy.data.manifest import Manifest, tree_bytes, tree_sha256
 from epitaxy.data.parse import Item, Parser, Sieve
 from epitaxy.data.recipe import Recipe
@@ -71,12 +72,19 @@ class Origin:
         origin._files.extend(_description(path, recipe) for path in paths if Path(path).exists())
         return origin
 
-    def parser(self, symmetry: bool) -> Parser:
-        """Returns what turns the items into records."""
+    def parser(self, symmetry: bool, fingerprint: str | None = None) -> Parser:
+        """Returns what turns the items into records.
+
+        Raises:
+            ConfigError: If there is no such fingerprint, or matminer is not installed.
+        """
         source = self.source if isinstance(self.source, PieceSource) else None
         recipe = self.recipe
         sieve = Sieve.from_dict(recipe.filter if recipe else {})
-        return Parser(source, sieve, symmetry or bool(recipe and recipe.symmetry))
+        symmetry = symmetry or bool(recipe and recipe.symmetry)
+        fingerprint = fingerprint or (recipe.fingerprint if recipe else None)
+        check_fingerprint(fingerprint)
+        return Parser(source, sieve, symmetry, fingerprint)
 
     @property
     def files(self) -> tuple[str, ...]:

@@ -123,11 +123,13 @@ class Parser:
         source: Parses pieces; not needed for records.
         sieve: Which records to leave out.
         symmetry: Whether to add space group and crystal system.
+        fingerprint: ``magpie`` to add that vector of every composition.
     """
 
     source: PieceSource | None = None
     sieve: Sieve = field(default_factory=Sieve)
     symmetry: bool = False
+    fingerprint: str | None = None
 
     def __call__(self, items: Sequence[tuple[str, Item]]) -> list[Outcome]:
         """Returns one outcome for each (place, item), in order."""
@@ -161,7 +163,7 @@ class Parser:
             if rule:
                 return LeftOut(rule)
             check_record(item)
-            return self._with_symmetry(item)
+            return self._with_fingerprint(self._with_symmetry(item))
         except EpitaxyError as error:
             return Refused(where, error)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -174,6 +176,13 @@ class Parser:
         from epitaxy.data.symmetry import with_symmetry
 
         return with_symmetry(record)[0]  # where spglib fails, the labels are missing
+
+    def _with_fingerprint(self, record: CrystalRecord) -> CrystalRecord:
+        if self.fingerprint is None:
+            return record
+        from epitaxy.data.magpie import MAGPIE, magpie_label
+
+        return record.replace(labels={**record.labels, MAGPIE: magpie_label(record)})
 
 
 def _counted(records: Sequence[Any]) -> list[Any]:

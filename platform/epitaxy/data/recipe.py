@@ -44,6 +44,8 @@ class Recipe:
         splits: Name to settings of splits that are stored with the data set; see
             ``epitaxy.data.splits``.
         symmetry: Whether space group and crystal system are determined for every record.
+        fingerprint: ``magpie`` to store that vector of every composition; see
+            ``epitaxy.data.magpie``.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Recipe:
     filter: Mapping[str, Any] = field(default_factory=dict)
     splits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     symmetry: bool = False
+    fingerprint: str | None = None
 
     def __post_init__(self) -> None:
         check_fields(self.fields)

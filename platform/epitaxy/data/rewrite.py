@@ -28,6 +28,7 @@ def rewrite(
     format: Literal["lmdb", "zarr"] = "lmdb",
     rows: Sequence[int] | np.ndarray | None = None,
     symmetry: bool = False,
+    fingerprint: str | None = None,
     workers: int = 1,
     shard_size: int = SHARD_SIZE,
     overwrite: bool = False,
@@ -44,6 +45,7 @@ def rewrite(
         format: Kind of shards.
         rows: Which records, in which order; all if ``None``.
         symmetry: Whether to add space group and crystal system.
+        fingerprint: ``magpie`` to add that vector of every composition.
         workers: Processes that work on records.
         shard_size: Records per shard.
         overwrite: Whether a data set that is there already may be replaced.
@@ -51,7 +53,7 @@ def rewrite(
         progress: Whether to show a progress bar (on a terminal).
 
     Returns:
-        The new manifest. Without ``rows`` and ``symmetry`` its data digest is that of ``dataset``.
+        The new manifest. Without ``rows`` and new labels its data digest is that of ``dataset``.
 
     Raises:
         ConfigError: If ``out`` exists.
@@ -63,6 +65,7 @@ def rewrite(
             folder,
             format=format,
             symmetry=symmetry,
+            fingerprint=fingerprint,
             checks="off",
             workers=workers,
             shard_size=shard_size,

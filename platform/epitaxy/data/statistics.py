@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from epitaxy.data.codec import decode
 from epitaxy.data.dataset import Dataset
+from epitaxy.data.magpie import MAGPIE
 from epitaxy.data.measures import GEOMETRY_UNITS, Measures
 from epitaxy.data.sidecars import NEIGHBOR_RADII
 from epitaxy.data.summaries import Summary, summarise, summarise_components
@@ -103,7 +104,7 @@ class Statistics:
         reading: Which records these are, in words.
         labels: Name to summary of each label that is a number or made of components. ``energy``
             is followed by ``energy_per_atom``, ``stress`` by ``pressure`` (−tr σ/3, compression
-            positive, GPa). Labels of kind (``categories``) are not among them.
+            positive, GPa). Labels of kind (``categories``) and Magpie vectors are not among them.
         categories: ``crystal_system`` and ``space_group``, where labelled, to number of records by
             name; those without are counted as ``unknown``.
         elements: Which elements occur.
@@ -203,7 +204,8 @@ def _reading(read: int, records: int) -> str:
 
 
 def _measure(dataset: Dataset, rows: np.ndarray, progress: bool) -> Measures:
-    measures = Measures(dataset.manifest.fields)
+    # The 145 numbers of a Magpie vector have a unit each: together they are no quantity.
+    measures = Measures(field for field in dataset.manifest.fields if field.name != MAGPIE)
     bar = tqdm(total=len(rows), unit=" records", desc="statistics",
                disable=None if progress else True)  # fmt: skip
     with bar:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 from bisect import bisect_right
+from threading import Lock
 
 import numpy as np
 
@@ -39,6 +40,9 @@ ANGLE_TOLERANCE = 5.0
 MAX_ATOMS = 2000
 """Largest cell that is analysed: the search takes seconds here and grows with the cube."""
 
+_SEARCHING = Lock()
+"""Threads search one after the other: they share the filters of warnings."""
+
 
 def symmetry_labels(
     record: CrystalRecord, symprec: float = SYMPREC, angle_tolerance: float = ANGLE_TOLERANCE
@@ -56,14 +60,24 @@ def symmetry_labels(
     Raises:
         RecordError: If spglib finds no space group within the tolerance, or the cell is too large.
     """
-    if record.is_composition or not record.pbc.all():
+    if not has_symmetry(record):
         return {}
-    number = _space_group(record, symprec, angle_tolerance)
-    scheme = f"spglib, symprec {symprec:g} Å, angle tolerance {angle_tolerance:g}°"
+    number = space_group(record, symprec, angle_tolerance)
+    told = scheme(symprec, angle_tolerance)
     return {
-        SPACE_GROUP: Label(np.array(float(number)), "", scheme),
-        CRYSTAL_SYSTEM: Label(np.array(float(crystal_system(number))), "", scheme),
+        SPACE_GROUP: Label(np.array(float(number)), "", told),
+        CRYSTAL_SYSTEM: Label(np.array(float(crystal_system(number))), "", told),
     }
+
+
+def has_symmetry(record: CrystalRecord) -> bool:
+    """Returns whether a record is a crystal: a structure that is periodic along all three axes."""
+    return not record.is_composition and bool(record.pbc.all())
+
+
+def scheme(symprec: float = SYMPREC, angle_tolerance: float = ANGLE_TOLERANCE) -> str:
+    """Returns what the labels say of how they were found."""
+    return f"spglib, symprec {symprec:g} Å, angle tolerance {angle_tolerance:g}°"
 
 
 def with_symmetry(
@@ -91,7 +105,14 @@ def crystal_system(space_group: int) -> int:
     return bisect_right(_FIRST_GROUPS, space_group) - 1
 
 
-def _space_group(record: CrystalRecord, symprec: float, angle_tolerance: float) -> int:
+def space_group(
+    record: CrystalRecord, symprec: float = SYMPREC, angle_tolerance: float = ANGLE_TOLERANCE
+) -> int:
+    """Returns the number of the space group of a crystal, 1 to 230.
+
+    Raises:
+        RecordError: If spglib finds none within the tolerance, or the cell is too large.
+    """
     import spglib
     from pymatgen.core import Lattice
 
@@ -104,7 +125,7 @@ def _space_group(record: CrystalRecord, symprec: float, angle_tolerance: float) 
     fractions = np.linalg.solve(cell.T, record.positions.T).T % 1.0
     os.environ.setdefault("SPGLIB_WARNING", "OFF")  # it writes to stderr about its own retries
     try:
-        with warnings.catch_warnings():
+        with _SEARCHING, warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # how a failure is told will change
             found = spglib.get_symmetry_dataset(
                 (cell.tolist(), fractions.tolist(), record.numbers.tolist()),

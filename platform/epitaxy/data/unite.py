@@ -2,7 +2,8 @@
 
 A scalar belongs to the crystal and can move to another description of it. Forces, stresses, other
 vectors and tensors belong to one cell, order of atoms and orientation, and the total energy to one
-number of atoms: a record with such labels is united only with records that agree in these.
+number of atoms: a record with such labels is united only with records that agree in these. A
+Magpie vector belongs to the composition.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from epitaxy.data.magpie import MAGPIE
 from epitaxy.errors import RecordError
 from epitaxy.graph.record import AMOUNT, CrystalRecord, Label, LabelField
 
@@ -22,6 +24,7 @@ SAME_GEOMETRY = 1e-3
 """Å. Cells and positions that differ by less are one description of a structure."""
 
 _EXTENSIVE = ("energy",)
+_OF_COMPOSITION = (AMOUNT, MAGPIE)
 _EXAMPLES = 5
 _TINY = 1e-9
 
@@ -161,7 +164,7 @@ def _fit(record: CrystalRecord, other: CrystalRecord) -> bool:
     """Whether the labels of both hold for one description of the structure."""
     labels = [
         (name, label) for one in (record, other) for name, label in one.labels.items()
-        if name != AMOUNT
+        if name not in _OF_COMPOSITION
     ]  # fmt: skip
     if any(name in _EXTENSIVE for name, _ in labels) and record.num_atoms != other.num_atoms:
         return False

@@ -26,3 +26,16 @@ def as_composition(record: CrystalRecord) -> CrystalRecord:
         {**labels, AMOUNT: Label(counts, "", per_atom=True)},
         record.group,
     )
+
+
+def amounts_of(record: CrystalRecord) -> dict[int, float]:
+    """Returns how much of each element (by atomic number) a cell or a composition holds."""
+    if not record.is_composition:
+        numbers, counts = np.unique(record.numbers, return_counts=True)
+        return dict(zip(numbers.tolist(), counts.tolist(), strict=True))
+    amounts: dict[int, float] = {}
+    for number, amount in zip(
+        record.numbers.tolist(), record.labels[AMOUNT].value.ravel().tolist(), strict=True
+    ):
+        amounts[number] = amounts.get(number, 0.0) + amount
+    return amounts

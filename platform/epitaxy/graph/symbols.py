@@ -58,24 +58,32 @@ def atomic_number(symbol: str) -> int:
     raise RecordError(f"{text[:20]!r} is no element; {hint}")
 
 
-def reduced_formula(amounts: Mapping[int, float]) -> str:
-    """Returns the formula of ``amounts`` (atomic number to amount), the same at any scale.
+def reduced_amounts(amounts: Mapping[int, float]) -> dict[int, float]:
+    """Returns ``amounts`` (atomic number to amount) at one scale, the same whatever they had.
 
-    Elements come in alphabetical order and amounts in their lowest whole ratio:
-    ``{14: 2, 8: 4}`` and ``{14: 0.5, 8: 1}`` give ``O2Si``. Amounts of more than four decimals are
-    divided by their sum instead.
+    They are in their lowest whole ratio (as ``int``): ``{14: 2, 8: 4}`` and ``{14: 0.5, 8: 1}``
+    give ``{14: 1, 8: 2}``. Amounts of more than four decimals are divided by their sum instead.
     """
     present = {number: float(amount) for number, amount in amounts.items() if amount > 0}
     counts = _whole(present)
     if counts:
         divisor = reduce(math.gcd, counts.values())
-        parts = {SYMBOLS[number]: str(count // divisor) for number, count in counts.items()}
-    else:
-        total = sum(present.values())
-        parts = {
-            SYMBOLS[number]: f"{amount / total:.4f}".rstrip("0").rstrip(".")
-            for number, amount in present.items()
-        }
+        return {number: count // divisor for number, count in counts.items()}
+    total = sum(present.values())
+    return {number: amount / total for number, amount in present.items()}
+
+
+def reduced_formula(amounts: Mapping[int, float]) -> str:
+    """Returns the formula of ``reduced_amounts``, elements in alphabetical order: ``O2Si``.
+
+    Amounts that are no whole ratio are rounded to four decimals of their sum.
+    """
+    parts = {
+        SYMBOLS[number]: str(amount)
+        if isinstance(amount, int)
+        else f"{amount:.4f}".rstrip("0").rstrip(".")
+        for number, amount in reduced_amounts(amounts).items()
+    }
     return "".join(
         f"{symbol}{'' if count == '1' else count}" for symbol, count in sorted(parts.items())
     )

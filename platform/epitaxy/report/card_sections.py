@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from epitaxy.data.dataset import Dataset
+from epitaxy.data.magpie import MAGPIE
 from epitaxy.data.split_files import list_splits, load_split
 from epitaxy.data.split_rules import SPLITS, leaking_groups
 from epitaxy.data.statistics import Statistics, Tally
@@ -142,7 +143,7 @@ def examples_section(dataset: Dataset) -> str:
     order = np.lexsort((dataset.ids, dataset.num_atoms))
     places = sorted({round(share * (len(order) - 1)) for share in EXAMPLES})
     records = [dataset.record(int(order[place])) for place in places]
-    fields = [field for field in dataset.manifest.fields if field.name != AMOUNT]
+    fields = [field for field in dataset.manifest.fields if field.name not in (AMOUNT, MAGPIE)]
     header = ("id", "formula", "atoms", "a, b, c (Å)", "α, β, γ (°)", "Å³ per atom",
               *(_heading(field) for field in fields))  # fmt: skip
     rows = [
