@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import epitaxy
+from epitaxy.data.fit_table import fit_table
 from epitaxy.data.mixture import Data, Mixture, conflicts_of, digests_of, members_of, open_data
 from epitaxy.data.order import BLOCK
 from epitaxy.errors import CheckpointError, ConfigError, PlanError
@@ -32,6 +33,8 @@ MANY_COMPRESSED = 20_000
 STATISTICS_RECORDS = 1_000_000
 """Targets are standardised by the statistics of so many training records, an even sample; the
 composition of ten million at once would take 10 GB."""
+TENSOR_RECORDS = 100_000
+"""So many where an objective fits on whole vectors (``fits_on``), read record by record."""
 LIBRARIES = ("numpy", "numba", "ray", "safetensors", "torch")
 """Whose versions a run remembers."""
 
@@ -121,7 +124,8 @@ def identify(settings: RunSettings) -> Identity:
         objective.adopt(stored["statistics"])
         contents = {**stored, "settings": to_dict(settings)}
     else:
-        rows = plan.sample(STATISTICS_RECORDS)
+        rows = plan.sample(TENSOR_RECORDS if objective.fits_on else STATISTICS_RECORDS)
+        table = fit_table(dataset, rows, labels=objective.labels, fits_on=objective.fits_on)
         contents = {
             "format": FORMAT,
             "name": settings.name,
@@ -132,7 +136,7 @@ def identify(settings: RunSettings) -> Identity:
             "science_digest": settings.science_digest(),
             "plan": plan.description,
             "plan_digest": plan.digest,
-            "statistics": objective.fit(dataset.label_table(rows)),
+            "statistics": objective.fit(table),
             "data": _data(dataset),
             "records": report,
             "fields": {name: field.unit for name, field in dataset.fields.items()},
