@@ -7,6 +7,7 @@ import pytest
 
 from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
+from epitaxy.data.filters import RECORD_RULES
 from epitaxy.data.partition import make_plans
 from epitaxy.data.plan import Cursor
 from epitaxy.data.split_files import save_split
@@ -154,6 +155,25 @@ def test_heavy_elements_are_left_out_of_training_and_validation(datasets, record
     assert plans["test"].rows.tolist() == free["test"].rows.tolist()
 
 
+def test_one_frame_of_each_material_is_trained_on_and_all_are_tested(datasets):
+    """Two records make a group, so half of train and val goes, whichever way they are dealt."""
+    for by in ("group", "record"):
+        free, _ = plans_of(datasets[0], split={**SPLIT, "by": by})
+        plans, report = plans_of(
+            datasets[0], split={**SPLIT, "by": by}, filter={**FILTER, "frames": "last"}
+        )
+        lost = [report["splits"][name]["excluded"] for name in ("train", "val")]
+        last = set(datasets[0].ids[1::2].tolist())
+        for name in ("train", "val"):
+            expected = last & set(datasets[0].ids[free[name].rows].tolist())
+            assert set(datasets[0].ids[plans[name].rows].tolist()) == expected
+        assert sum(lost) == 24 if by == "group" else sum(lost) > 15
+        assert plans["test"].rows.tolist() == free["test"].rows.tolist()
+        assert plans["train"].digest != free["train"].digest
+    rule = "not the last frame of its group"
+    assert report["splits"]["train"]["rules"][rule]["excluded"] == lost[0]
+
+
 def test_a_stored_split_is_planned_by_its_content(datasets):
     lmdb, zarr = datasets
     for dataset in datasets:
@@ -175,7 +195,7 @@ def test_settings_at_their_default_change_no_plan(datasets):
     same, _ = plans_of(
         datasets[0],
         split={**SPLIT, **later, "name": None},
-        filter={**FILTER, "max_atomic_number": None},
+        filter={**FILTER, "max_atomic_number": None, **RECORD_RULES},
     )
     selection = plans["train"].description["selection"]
     assert selection == same["train"].description["selection"]

@@ -88,6 +88,10 @@ def test_identity_depends_on_the_science(changes: dict[str, Any]) -> None:
         ({"missing": "skip"}, {}),
         ({"name": "gap-trial1-100"}, {}),
         ({}, {"max_atomic_number": 80}),
+        ({}, {"frames": "last"}),
+        ({}, {"structures": True}),
+        ({}, {"labelled": "any"}),
+        ({}, {"labelled": ["gap", "modulus"]}),
         ({}, {"exclude": ["/a", "/b"]}),
     ],
 )

@@ -8,7 +8,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -30,6 +30,10 @@ from epitaxy.errors import RecordError, ShardError, closest
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.graph.spec import GraphSpec
+
+Statistic = Literal["scalar", "root_mean_square", "largest"]
+"""What sidecar arrays hold of labels: the value of a scalar; of any other label the root mean
+square and the largest absolute value of its components."""
 
 _intact: set[tuple[Any, ...]] = set()
 
@@ -222,9 +226,9 @@ class Dataset:
             edges = most if spec.rule == "shell" else np.minimum(edges, most)
         return edges
 
-    def largest(self, label: str) -> Float64[np.ndarray, " records"] | None:
-        """Returns the largest absolute component of a label in every record, NaN where missing."""
-        column = f"largest.{label}"
+    def statistic(self, name: Statistic, label: str) -> Float64[np.ndarray, " records"] | None:
+        """Returns a statistic of a label in every record, NaN where missing; none without one."""
+        column = f"{name}.{label}"
         return self._array(column) if self.has_column(column) else None
 
     def label_table(self, rows: np.ndarray) -> LabelTable:

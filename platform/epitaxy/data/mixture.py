@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from epitaxy.data.dataset import Dataset
+from epitaxy.data.dataset import Dataset, Statistic
 from epitaxy.data.names import JoinedNames, Names
 from epitaxy.data.plan import digest_of
 from epitaxy.errors import ConfigError
@@ -124,9 +124,9 @@ class Mixture:
         """Returns the directed edges ``spec`` gives per record; see ``Dataset.num_edges``."""
         return np.concatenate([member.num_edges(spec) for member in self.members])
 
-    def largest(self, label: str) -> Float64[np.ndarray, " records"] | None:
-        """Returns the largest absolute component of a label in every record, NaN where missing."""
-        columns = [member.largest(label) for member in self.members]
+    def statistic(self, name: Statistic, label: str) -> Float64[np.ndarray, " records"] | None:
+        """Returns a statistic of a label in every record; see ``Dataset.statistic``."""
+        columns = [member.statistic(name, label) for member in self.members]
         if all(column is None for column in columns):
             return None
         return np.concatenate(

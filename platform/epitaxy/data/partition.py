@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from epitaxy.data.dataset import Dataset
+from epitaxy.data.filters import RECORD_RULES, lost_records
 from epitaxy.data.mixture import Data, members_of
 from epitaxy.data.names import Names
 from epitaxy.data.order import SetShare, Shuffle, narrow
@@ -53,7 +54,8 @@ def make_plans(
     Args:
         data: The prepared data.
         split: Arguments of ``make_split``.
-        filter: Arguments of ``select_rows``, but ``exclude`` names files with one id per line.
+        filter: Limits of ``select_rows``, but ``exclude`` names files with one id per line, and
+            ``RECORD_RULES``.
         batch: ``graphs``, ``edges`` or ``atoms`` per step; ``oversize``, ``shuffle``, ``window``.
         spec: Graph whose edges are the cost of a record.
         seed: Of the training order.
@@ -67,8 +69,10 @@ def make_plans(
     files = exclude_files(filter.get("exclude"))
     excludes = [name for file in files for name in read_exclude_list(Path(file))]
     unknown = unknown_excludes(data.id_names, excludes)
-    rules = {**filter, "exclude": excludes, "num_atoms": data.num_atoms}
+    limits = {name: value for name, value in filter.items() if name not in RECORD_RULES}
+    rules = {**limits, "exclude": excludes, "num_atoms": data.num_atoms}
     rules |= {"largest": _largest(data, filter), "heaviest": _heaviest(data, filter)}
+    rules["lost"] = lost_records(data, {name: filter.get(name) for name in RECORD_RULES})
     selections = {
         name: _select(data.id_names, name, rows, rules) for name, rows in dealt.rows.items()
     }
@@ -174,7 +178,7 @@ def _report(data: Data, dealt: Split, unknown: list[str]) -> dict[str, Any]:
 def _largest(data: Data, filter: Mapping[str, Any]) -> Mapping[str, np.ndarray]:
     if all(filter.get(name) is None for name in LABEL_OF_LIMIT):
         return {}
-    columns = {label: data.largest(label) for label in data.fields}
+    columns = {label: data.statistic("largest", label) for label in data.fields}
     return {label: column for label, column in columns.items() if column is not None}
 
 
@@ -197,6 +201,5 @@ def _select(ids: Names, name: str, rows: Rows, rules: Mapping[str, Any]) -> Sele
 
 def _filter_identity(filter: Mapping[str, Any], excludes: list[str]) -> dict[str, Any]:
     identity = {**filter, "exclude": digest_of("\n".join(sorted(excludes))) if excludes else None}
-    if identity.get("max_atomic_number") is None:  # unknown to plans of earlier versions
-        identity.pop("max_atomic_number", None)
-    return identity
+    later = {"max_atomic_number": None, **RECORD_RULES}  # unknown to plans of earlier versions
+    return {name: value for name, value in identity.items() if value != later.get(name, ...)}

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,7 @@ def select_rows(
     num_atoms: Int64[np.ndarray, " records"],
     largest: Mapping[str, Float64[np.ndarray, " records"]],
     heaviest: Int64[np.ndarray, " records"] | None = None,
+    lost: Mapping[str, Bool[np.ndarray, " records"]] = MappingProxyType({}),
     max_atoms: int | None = None,
     max_atomic_number: int | None = None,
     max_force: float | None = None,
@@ -78,6 +80,7 @@ def select_rows(
         num_atoms: Atoms of every record of the data set.
         largest: Label to its largest absolute component in every record, NaN where missing.
         heaviest: Highest atomic number in every record; ``max_atomic_number`` needs it.
+        lost: Further rules: name to which records of the data set it leaves out.
         max_atoms: Largest number of atoms.
         max_atomic_number: Highest atomic number.
         max_force: Largest absolute force component, eV/Å.
@@ -87,7 +90,7 @@ def select_rows(
     Raises:
         ConfigError: If a limit is not positive or concerns a label that the data set lacks.
     """
-    broken: dict[str, Bool[np.ndarray, " rows"]] = {}
+    broken: dict[str, Bool[np.ndarray, " rows"]] = {name: mask[rows] for name, mask in lost.items()}
     if max_atoms is not None:
         broken[f"num_atoms > {_positive('max_atoms', max_atoms)}"] = num_atoms[rows] > max_atoms
     if max_atomic_number is not None:
@@ -107,11 +110,11 @@ def select_rows(
         broken[f"|{label}| > {_positive(name, limit):g}"] = largest[label][rows] > limit
     if exclude:
         broken["exclude list"] = np.isin(rows, find_rows(ids, exclude)[0])
-    lost = np.zeros(len(rows), dtype=bool)
+    out = np.zeros(len(rows), dtype=bool)
     for mask in broken.values():
-        lost |= mask
+        out |= mask
     rules = {name: _excluded(ids, rows[mask]) for name, mask in broken.items()}
-    return Selection(rows[~lost], int(lost.sum()), rules)
+    return Selection(rows[~out], int(out.sum()), rules)
 
 
 def exclude_files(exclude: str | Sequence[str] | None) -> tuple[str, ...]:

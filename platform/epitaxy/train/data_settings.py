@@ -64,6 +64,10 @@ class FilterSettings:
         max_stress: Largest absolute stress component, eV/Å³.
         exclude: File with one record id per line, or a list of such files.
         max_atomic_number: Highest atomic number.
+        frames: Which records of a group (material) stay: ``all``, the ``last`` as stored, or that
+            of ``lowest_energy`` per atom.
+        structures: Whether compositions, which have no structure, are left out.
+        labelled: Labels of which a record must have at least one; ``any`` for any label.
     """
 
     max_atoms: int | None = None
@@ -71,6 +75,9 @@ class FilterSettings:
     max_stress: float | None = None
     exclude: str | tuple[str, ...] | None = None
     max_atomic_number: int | None = None
+    frames: Literal["all", "last", "lowest_energy"] = "all"
+    structures: bool = False
+    labelled: str | tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from epitaxy.train.data_settings import (
 
 _LATER_SETTINGS = {
     "split": ("time", "fold", "task", "val_fraction", "missing", "name"),
-    "filter": ("max_atomic_number",),
+    "filter": ("max_atomic_number", "frames", "structures", "labelled"),
     "batch": ("oversize", "shuffle", "window"),
     "mix": ("weights", "records"),
     "optimizer": ("no_decay",),
@@ -214,7 +214,9 @@ class ComputeSettings:
                 f"{self.min_workers}"
             )
         if not self.cpus_per_worker > 0:
-            raise ConfigError(f"compute.cpus_per_worker must be > 0, got {self.cpus_per_worker}")
+            raise ConfigError(
+                f"compute.cpus_per_worker must be positive, got {self.cpus_per_worker}"
+            )
 
 
 @dataclass(frozen=True)
