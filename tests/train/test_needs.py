@@ -12,7 +12,7 @@ from epitaxy.finetune.last_layer import LastLayer
 from epitaxy.graph.record import AMOUNT, LabelField
 from epitaxy.train.needs import check_needs
 from epitaxy.train.parts import Parts, build_parts
-from epitaxy.train.settings import BatchSettings, ComputeSettings, RunSettings
+from epitaxy.train.settings import BatchSettings, ComputeSettings, FilterSettings, RunSettings
 
 ENCODER = {"_target_": "epitaxy.encoders.cgcnn.CGCNN", "width": 4, "layers": 1, "cutoff": 4.0}
 NEAREST = {**ENCODER, "rule": "nearest", "max_neighbors": 12}
@@ -106,6 +106,8 @@ def test_an_objective_may_refuse_compositions() -> None:
     parts.objective.needs_structures = True
     with pytest.raises(NeedsError, match=r"Regression asks for structures.*filter.structures=true"):
         check_needs(*arguments)
+    left_out = dataclasses.replace(made, filter=FilterSettings(structures=True))
+    check_needs(left_out, *arguments[1:])
 
 
 def test_compositions_are_no_structures() -> None:

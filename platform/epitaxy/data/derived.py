@@ -17,6 +17,7 @@ import numpy as np
 
 from epitaxy.data import magpie, symmetry
 from epitaxy.data.key_table import KEY_BYTES, KeyTable
+from epitaxy.data.mixture import Data, members_of
 from epitaxy.errors import ConfigError, RecordError, closest
 from epitaxy.graph.record import CrystalRecord, Label, LabelField
 
@@ -46,6 +47,21 @@ def derivable() -> Mapping[str, LabelField]:
     Crystals have all of them; compositions, molecules and surfaces have ``magpie`` only.
     """
     return _FIELDS
+
+
+def to_derive(data: Data, names: Collection[str]) -> tuple[str, ...]:
+    """Returns those of the labels ``names`` that records of ``data`` need to be given.
+
+    A data set lacks them. If another one of a mixture has them, they are of the same scheme.
+    """
+    known = {**_FIELDS, **data.fields}
+    return tuple(
+        name
+        for name in names
+        if name in _FIELDS
+        and known[name] == _FIELDS[name]
+        and any(name not in member.fields for member in members_of(data))
+    )
 
 
 def require_packages(names: Collection[str]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from epitaxy.data.codec import decode
+from epitaxy.data.derived import derive
 from epitaxy.data.edge_cache import EdgeCache, is_cacheable
 from epitaxy.data.stream import Share
 from epitaxy.errors import ConfigError
@@ -28,12 +29,13 @@ class Assembler:
 
     Attributes:
         objective: Makes the views.
-        fields: Labels of the data set to collate.
+        fields: Labels to collate: those of the data set, and those that are derived.
         dtype: Of floating-point tensors.
         seed: Of the run.
         spec: Graph that the encoder reads.
         courier: Sends batches ahead to the device, and builds there the graphs it says.
         cache: Edges of structures that were seen before, if they are kept.
+        derived: Labels to derive from records that lack them.
     """
 
     objective: Objective
@@ -43,6 +45,7 @@ class Assembler:
     seed: int
     courier: Courier = field(default_factory=lambda: courier_to(torch.device("cpu")))
     cache: EdgeCache | None = None
+    derived: tuple[str, ...] = ()
 
     def step(self, share: Share) -> PreparedStep:
         """Returns the batches of one training step."""
@@ -56,7 +59,7 @@ class Assembler:
 
     def views(self, blobs: Sequence[bytes], epoch: int, stream: str) -> Views:
         """Returns the views of encoded records, one batch per view."""
-        records = [decode(blob) for blob in blobs]
+        records = [derive(decode(blob), self.derived) for blob in blobs]
         drawn = [
             self.objective.views(record, generator(self.seed, epoch, record.id, stream))
             for record in records

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import epitaxy
+from epitaxy.data.derived import derivable, require_packages, to_derive
 from epitaxy.data.fit_table import fit_table
 from epitaxy.data.mixture import Data, Mixture, conflicts_of, digests_of, members_of, open_data
 from epitaxy.data.order import BLOCK
@@ -113,7 +114,10 @@ def identify(settings: RunSettings) -> Identity:
         check_same_run(stored, settings, dataset)
     parts = build_parts(settings)
     encoder, objective = parts.model.encoder, parts.objective
-    check_needs(settings, dataset.fields, encoder, objective, parts.report, conflicts_of(dataset))
+    fields = {**derivable(), **dataset.fields}
+    check_needs(settings, fields, encoder, objective, parts.report, conflicts_of(dataset))
+    asked = objective.labels
+    require_packages(to_derive(dataset, asked))
     _hint_at_blocks(settings, dataset)
     plans, report = plans_of(settings, dataset, encoder.spec)
     plan = plans["train"]
@@ -125,7 +129,7 @@ def identify(settings: RunSettings) -> Identity:
         contents = {**stored, "settings": to_dict(settings)}
     else:
         rows = plan.sample(TENSOR_RECORDS if objective.fits_on else STATISTICS_RECORDS)
-        table = fit_table(dataset, rows, labels=objective.labels, fits_on=objective.fits_on)
+        table = fit_table(dataset, rows, labels=asked, fits_on=objective.fits_on)
         contents = {
             "format": FORMAT,
             "name": settings.name,
@@ -139,7 +143,7 @@ def identify(settings: RunSettings) -> Identity:
             "statistics": objective.fit(table),
             "data": _data(dataset),
             "records": report,
-            "fields": {name: field.unit for name, field in dataset.fields.items()},
+            "fields": {n: fields[n].unit for n in dict.fromkeys((*dataset.fields, *asked))},
             "units": metric_units(objective.units, classes=objective.class_counts),
             "strategy": parts.report.to_json(),
         }

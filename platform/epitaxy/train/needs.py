@@ -31,7 +31,7 @@ def check_needs(
 
     Args:
         settings: Of the run; names the parts and says how a step is spread.
-        fields: Labels of the data set.
+        fields: Labels of the data set, and those that can be derived from its records.
         encoder: The encoder that is trained.
         objective: The objective that trains it.
         report: What the strategy froze: frozen norms couple nothing.
@@ -61,12 +61,13 @@ def check_needs(
             f"(it provides {', '.join(sorted(encoder.provides)) or 'nothing'}); "
             f"{_offer(lambda other: objective.requires <= frozenset(other.provides))}"
         )
-    if AMOUNT in fields and objective.needs_structures:
+    compositions = AMOUNT in fields and not settings.filter.structures
+    if compositions and objective.needs_structures:
         raise NeedsError(
             f"{who} asks for structures, but the data set {settings.data} holds compositions, "
             "which have none; filter.structures=true leaves them out and counts them"
         )
-    if AMOUNT in fields and encoder.spec.rule != "composition":
+    if compositions and encoder.spec.rule != "composition":
         raise NeedsError(
             f"encoder {_name(settings.encoder)} asks for structures, but the data set "
             f"{settings.data} holds compositions, which have none; "

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from epitaxy.data.derived import derivable, to_derive
 from epitaxy.data.edge_cache import EdgeCache
 from epitaxy.data.mixture import Data, digests_of, open_data
 from epitaxy.data.partition import make_plans
@@ -108,16 +109,18 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
     optimizer = make_optimizer(parts.model, parts.report, settings.optimizer)
     ema = Ema(parts.model, settings.loop.ema_decay) if settings.loop.ema_decay else None
     specs = tuple(dict.fromkeys(s for view in objective.view_specs(encoder.spec) for s in view))
+    fields = {**derivable(), **dataset.fields}
     assembler = Assembler(
         objective,
         encoder.spec,
-        tuple(dataset.fields[name] for name in objective.labels),
+        tuple(fields[name] for name in objective.labels),
         DTYPES[settings.loop.precision],
         settings.seed,
         courier=courier_to(device, _specs_on_device(settings.compute, specs)),
         cache=EdgeCache(int(settings.compute.edge_cache * 1e9))
         if settings.compute.edge_cache
         else None,
+        derived=to_derive(dataset, objective.labels),
     )
     report = _ray_report if config["ray"] else None
     recorder = RunRecorder(
