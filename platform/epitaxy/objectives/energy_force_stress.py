@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from epitaxy.encoders.activations import ActivationName, smooth_activation
-from epitaxy.encoders.contract import Encoder, Encoding, Provision
+from epitaxy.encoders.contract import Encoder, Provision
 from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import MAX_ATOMIC_NUMBER, CrystalRecord
 from epitaxy.heads.derivatives import energy_and_derivatives
 from epitaxy.heads.element_reference import fit_element_reference
+from epitaxy.heads.energy import ROLE, energy_head, network_energy
 from epitaxy.heads.losses import (
     VECTOR,
     VectorLossName,
@@ -27,7 +28,7 @@ from epitaxy.heads.losses import (
     where_present,
 )
 from epitaxy.heads.model import Model
-from epitaxy.heads.scalar import Order, ScalarHead
+from epitaxy.heads.scalar import Order
 from epitaxy.objectives.contract import BaseObjective, Term, Terms, Views
 from epitaxy.shapes import GraphScalars
 from epitaxy.units import ENERGY, FORCE, STRESS, factor
@@ -138,14 +139,7 @@ class EnergyForceStress(BaseObjective):
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns one scalar head: energy of an atom, summed over the crystal."""
-        head = ScalarHead(
-            encoder.node_width,
-            self.hidden,
-            activation=self.activation,
-            order=self.order,
-            pool="sum",
-        )
-        return {"scalar": head}
+        return {ROLE: energy_head(encoder, self.hidden, self.activation, self.order)}
 
     def fit(self, table: LabelTable) -> dict[str, Any]:
         """Returns (and adopts) scale and element reference of the training split.
@@ -236,10 +230,7 @@ class EnergyForceStress(BaseObjective):
 
     def _interaction(self, model: Model, batch: CrystalBatch) -> GraphScalars:
         """Returns energies above the element reference, eV."""
-        # Not a crystal vector of the encoder's own: energies are sums over atoms.
-        atoms = Encoding(node=model.encoder(batch).node)
-        result: Tensor = model.head["scalar"](atoms, batch)
-        return self._scale * result
+        return self._scale * network_energy(model, batch)
 
     def _reference_energy(self, batch: CrystalBatch) -> GraphScalars:
         table = batch.positions.new_tensor(self._element_energies)
