@@ -143,9 +143,12 @@ def idle_parts(pair: Any) -> tuple[str, ...]:
     if getattr(pair.model.encoder, "last_updates", False):  # ALIGNN's, which nobody reads
         parts += [f"encoder.interaction.{n}." for n in ("3.edge_update.edge_norm", "7.edge_norm")]
     head = dict(pair.model.head.items()).get("scalar")
-    reads_atoms = getattr(head, "order", "early") == "late" or "features" in pair.model.head
-    if reads_atoms:  # so the way to the crystal's vector is unused
+    per_atom = {"features", "noise", "vector"} & set(pair.model.head)
+    if per_atom or getattr(head, "order", "early") == "late":
+        # They read atoms, so the way to the crystal's vector is unused.
         parts += ["encoder.crystal.", "encoder.attention."]
+    if type(pair.objective).__name__ == "DerivativeDenoising":
+        parts.append("head.scalar.out.bias")  # the constant of an energy that only has a slope
     return tuple(parts)
 
 
