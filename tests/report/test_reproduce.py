@@ -28,3 +28,21 @@ def test_command_gives_the_same_science(folders: Any, epitaxy_home: Path) -> Non
     assert command[:2] == ["epitaxy", "finetune"]
     assert "encoder.width=24" in command
     assert settings_of(compose(command[1], command[2:])).science() == wanted.science()
+
+
+def test_parts_of_a_combined_objective_are_spelled_out(folders: Any, epitaxy_home: Path) -> None:
+    parts = (
+        "objective.parts={forces: {use: energy_force_stress, hidden: [4]}, "
+        "gap: {use: regression, label: gap, share: true, weight: {start: 1, end: 0.5}}}"
+    )
+    words = [f"data={folders.dataset.path}", "objective=combined", parts, "run.name=both",
+             "objective.balance.every=3"]  # fmt: skip
+    wanted = settings_of(compose("pretrain", words))
+    run = folders.run(
+        "both", lr=wanted.optimizer.lr, encoder=wanted.encoder, objective=wanted.objective,
+        split=wanted.split, loop=wanted.loop, batch=wanted.batch, schedule=wanted.schedule,
+    )  # fmt: skip
+    command = shlex.split(command_of(read_run(run)))
+    assert "objective.parts.forces.use=energy_force_stress" in command
+    again = settings_of(compose(command[1], command[2:]))
+    assert again.objective == wanted.objective

@@ -20,6 +20,7 @@ from yaml import YAMLError, safe_load
 
 from epitaxy.app.components import argument_types, takes_mapping
 from epitaxy.app.groups import further_folders, options_of, text_of
+from epitaxy.app.named_parts import expand_parts
 from epitaxy.app.overrides import parse, suggest
 from epitaxy.app.paths import absolute, default_home
 from epitaxy.build import check_arguments, locate
@@ -106,6 +107,7 @@ def compose(verb: str, overrides: Sequence[str] = (), config_dirs: Sequence[str]
         plain = _resolve(config)
     except _UNREADABLE as error:
         raise ConfigError(f"configuration: {_one_line(error)}") from error
+    expand_parts(plain, lambda name: every_option("objective", config_dirs, [name])[name])
     return Composed(plain, choices, options, frozenset(key for key, _ in pairs))
 
 

@@ -61,6 +61,8 @@ class Classification(BaseObjective):
         ConfigError: If a name is unknown or a number is impossible.
     """
 
+    plain_view = True
+
     def __init__(
         self,
         label: str,

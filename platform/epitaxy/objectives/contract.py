@@ -67,6 +67,21 @@ Terms = Mapping[str, Term | Coupling]
 Views = tuple[CrystalBatch, ...]
 
 
+@dataclass(frozen=True)
+class Balance:
+    """How the step keeps the parts of a loss in proportion.
+
+    Attributes:
+        every: Steps from one measurement of the parts' gradients to the next.
+        decay: Share of the old factors that a measurement keeps.
+        limit: Largest factor; its inverse is the smallest.
+    """
+
+    every: int = 16
+    decay: float = 0.9
+    limit: float = 100.0
+
+
 @runtime_checkable
 class Objective(Protocol):
     """A plain object (not a module): its heads live in the model, its statistics in JSON.
@@ -86,6 +101,11 @@ class Objective(Protocol):
         couples_records: Whether some of its terms are ``Coupling``.
         forbids_coupling: Whether it refuses encoders that couple records (force objectives).
         needs_structures: Whether it refuses records that are mere compositions.
+        plain_view: Whether its one view is the crystal as it is, at most without labels that mean
+            nothing there; objectives that are combined share such a view.
+        part_weights: Present weight of each part of a loss that has parts, which its terms'
+            weights hold already; the name of a term is then ``<part>.<term>``.
+        balance: How these parts are kept in proportion, if they are.
     """
 
     labels: tuple[str, ...]
@@ -98,6 +118,9 @@ class Objective(Protocol):
     couples_records: bool
     forbids_coupling: bool
     needs_structures: bool
+    plain_view: bool
+    part_weights: Mapping[str, float]
+    balance: Balance | None
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns the heads it owns, by role, sized for ``encoder``."""
@@ -152,6 +175,13 @@ class BaseObjective:
     couples_records: bool = False
     forbids_coupling: bool = False
     needs_structures: bool = False
+    part_weights: Mapping[str, float] = {}
+    balance: Balance | None = None
+
+    @property
+    def plain_view(self) -> bool:
+        """Whether it leaves ``views`` as it is here; a class that overrides both says it anew."""
+        return type(self).views is BaseObjective.views
 
     def fit(self, table: LabelTable) -> dict[str, Any]:
         """Returns no statistics."""

@@ -87,6 +87,7 @@ class EnergyForceStress(BaseObjective):
     """
 
     units: Mapping[str, str] = {"energy": ENERGY, "forces": FORCE, "stress": STRESS}
+    plain_view = True
 
     def __init__(
         self,

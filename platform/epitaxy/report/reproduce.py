@@ -28,8 +28,8 @@ def command_of(run: RunSummary) -> str:
         source = run.lineage.get("reference") or settings["init"].get("model")
         words += [f"from={source}"] if source else []
     if run.verb != "finetune" or run.strategy == SCRATCH:
-        words += _component("encoder", settings["encoder"])
-    words += _component("objective", settings["objective"])
+        words += _component("encoder", settings["encoder"], "encoder")
+    words += _component("objective", settings["objective"], "objective")
     defaults = to_dict(RunSettings("", "", "", {}, {}))
     for section in _SECTIONS:
         words += _differences(settings[section], defaults[section], section)
@@ -40,19 +40,30 @@ def command_of(run: RunSummary) -> str:
     return shlex.join([*words, f"run.name={run.name}"])
 
 
-def _component(kind: str, config: Mapping[str, Any]) -> list[str]:
-    """Returns the option that names an installed part and those that change it."""
+def _component(
+    kind: str, config: Mapping[str, Any], option: str, prefix: str | None = None
+) -> list[str]:
+    """Returns the ``option`` that names an installed part and those, under it, that change it."""
+    parts = config.get("parts", {})
+    config = {key: value for key, value in config.items() if key != "parts"}
     best: tuple[int, str, list[str]] | None = None
     for path in files("epitaxy.conf").joinpath(kind).iterdir():
         name, _, suffix = path.name.rpartition(".")
         known = yaml.safe_load(path.read_text(encoding="utf-8")) if suffix == "yaml" else {}
         if known.get("_target_") == config.get("_target_"):
-            changes = _differences(config, known, kind)
+            changes = _differences(config, known, prefix or option)
             if best is None or len(changes) < best[0]:
                 best = (len(changes), name, changes)
     if best is None:
-        return [f"{kind}={config.get('_target_')}"]
-    return [f"{kind}={best[1]}", *best[2]]
+        return [f"{option}={config.get('_target_')}"]
+    words = [f"{option}={best[1]}", *best[2]]
+    for name, part in parts.items():
+        inner = f"{option}.parts.{name}"
+        objective = part["objective"]
+        words += _component(kind, objective, f"{inner}.use", f"{inner}.objective")
+        options = {key: value for key, value in part.items() if key != "objective"}
+        words += _differences(options, {}, inner)
+    return words
 
 
 def _config(kind: str, name: str) -> dict[str, Any]:
@@ -61,7 +72,8 @@ def _config(kind: str, name: str) -> dict[str, Any]:
 
 
 def _differences(values: Any, defaults: Any, name: str) -> list[str]:
-    if isinstance(values, Mapping) and isinstance(defaults, Mapping):
+    if isinstance(values, Mapping) and values:
+        defaults = defaults if isinstance(defaults, Mapping) else {}
         return [
             word
             for key, value in values.items()

@@ -58,6 +58,7 @@ class RunState:
         stopped: Whether early stopping ended the run.
         skipped: Steps left out because something was not finite.
         plateau: What the ``plateau`` schedule remembers.
+        factors: By which the weights of the loss's parts are balanced.
         metrics: Result of the last validation.
     """
 
@@ -71,6 +72,7 @@ class RunState:
     stopped: bool = False
     skipped: int = 0
     plateau: Plateau = field(default_factory=Plateau)
+    factors: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 

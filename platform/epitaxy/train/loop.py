@@ -134,6 +134,7 @@ class Loop:
             steps=state.steps + 1,
             records=state.records + report.records,
             skipped=state.skipped + (report.skipped is not None),
+            factors=report.factors,
         )
 
     def _note_skipped(self, what: str, cursor: Cursor, state: RunState) -> None:
@@ -221,6 +222,7 @@ class Loop:
             "train/loss": loss,
             **means,
             **norms.means(),
+            **{f"train/balance/{part}": factor for part, factor in report.factors.items()},
             "lr": rate,
         }
 

@@ -44,8 +44,11 @@ class Sums:
 
 
 def weighted_loss(terms: Sums, weights: Mapping[str, float]) -> float:
-    """Returns ``Σ weight · sum / count``; a term without samples adds nothing."""
-    return sum(weights[name] * mean for name, mean in terms.means().items())
+    """Returns ``Σ weight · sum / count``.
+
+    A term without samples adds nothing, nor does one whose weight has meanwhile come to 0.
+    """
+    return sum(weights.get(name, 0.0) * mean for name, mean in terms.means().items())
 
 
 def term_sums(terms: Mapping[str, Term]) -> Sums:

@@ -23,6 +23,7 @@ from epitaxy.errors import ConfigError, EpitaxyError, NonFiniteError
 from epitaxy.heads.model import Model
 from epitaxy.objectives.contract import Objective, Term, Terms, Views
 from epitaxy.train import collective
+from epitaxy.train.balance import Balancer
 from epitaxy.train.coupled import Shared, couplings, resolved, share
 from epitaxy.train.ema import Ema
 from epitaxy.train.metrics import Sums
@@ -44,6 +45,7 @@ class StepReport:
         clipped: Whether it was scaled down.
         records: Records of the step over all ranks.
         skipped: What was not finite, if the step was left out for it; the weights are as before.
+        factors: By which the weights of the loss's parts are balanced from now on.
     """
 
     terms: Sums
@@ -52,6 +54,7 @@ class StepReport:
     clipped: bool
     records: int
     skipped: str | None = None
+    factors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,7 @@ class Stepper:
 
     def __post_init__(self) -> None:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.balancer = Balancer(self.model, self.objective)
 
     def __call__(self, micro_batches: Sequence[Views], where: str) -> StepReport:
         """Trains on this rank's share of one step; every rank must call it.
@@ -105,6 +109,7 @@ class Stepper:
                 not finite on any rank.
         """
         counts = global_counts(self.objective, micro_batches)
+        self.balancer.begin()
         buffers = self._buffers()
         self.optimizer.zero_grad(set_to_none=True)
         local = self._accumulate(micro_batches, counts)
@@ -128,10 +133,12 @@ class Stepper:
             total_norm = torch.tensor(norm, device=self.device)
             clip_grads_with_norm_(self.parameters, float(self.clip_norm or 0.0), total_norm)
         self.optimizer.step()
+        self.balancer.end()
         if self.ema is not None:
             self.ema.update()
         terms = Sums({name: (totals[f"term {name}"], counts[name]) for name in counts})
-        return StepReport(terms, local.weights, norm, clipped, records)
+        factors = dict(self.balancer.factors)
+        return StepReport(terms, local.weights, norm, clipped, records, factors=factors)
 
     def _accumulate(self, micro_batches: Sequence[Views], counts: Mapping[str, float]) -> _Local:
         """Adds up gradients and sums of this rank."""
@@ -142,7 +149,7 @@ class Stepper:
         try:
             for terms in self._terms(micro_batches, counts):
                 loss = torch.zeros((), device=self.device)
-                for name, term in terms.items():
+                for name, term in self.balancer.weighed(terms, counts).items():
                     weights[name] = term.weight
                     loss = loss + term.weight * term.total / (_count(counts, name) or 1.0)
                     sums[name] = sums[name].to(self.device) + term.total.detach().double()
@@ -235,7 +242,8 @@ class Stepper:
         for name, buffer in self.model.named_buffers():
             buffer.copy_(buffers[name])
         self.optimizer.zero_grad(set_to_none=True)
-        return StepReport(Sums({}), local.weights, math.nan, False, records, f"{where}: {found}")
+        skipped, factors = f"{where}: {found}", dict(self.balancer.factors)
+        return StepReport(Sums({}), local.weights, math.nan, False, records, skipped, factors)
 
 
 def global_counts(objective: Objective, micro_batches: Sequence[Views]) -> dict[str, float]:

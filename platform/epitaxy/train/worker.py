@@ -150,6 +150,7 @@ def _run(session: _Session, state: RunState) -> None:
         skip_non_finite=settings.loop.non_finite == "skip",
         forward=partial(forward_context, settings.loop.precision, session.device),
     )
+    stepper.balancer.resume(state.steps, state.factors)
     loop = Loop(
         stepper,
         session.plans["train"],
