@@ -73,7 +73,8 @@ class Regression(BaseObjective):
             have it (``per_label``), all records (``fixed``), or each record by its own number
             of labels (``available``).
         drop_unlabelled: Whether ``fixed`` and ``available`` leave records without any of the
-            labels out of their count. The encoder reads these records either way.
+            labels out of their count. The encoder, norms included, reads these records either
+            way; ``filter.labelled`` keeps them out of training.
         extensive: Whether the labels grow with the number of atoms.
         shared: Whether the labels share the hidden layers of one head (layer_transfer's combined
             model), instead of a head each.
