@@ -6,6 +6,7 @@ error, and would meet the checker's first.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,16 +21,18 @@ PACKAGES = (
     "epitaxy.graph.collate",
     "epitaxy.graph.labels",
 )
-CHECKER = "beartype.beartype"
+CHECKER = "shape_checker.checked"
 SUITES = ("tests/contracts/test_encoders.py", "tests/contracts/test_objectives.py")
 # Those that reach all of the code; the others only call it with other crystals.
 CHOSEN = "it_is_an_encoder and made or an_empty or a_batch_are_sums or every_parameter and made"
 
 
 def run(repository: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, ["tests/shared", os.environ.get("PYTHONPATH")]))
     return subprocess.run(
-        [sys.executable, *arguments], cwd=repository, capture_output=True, text=True, check=False
-    )
+        [sys.executable, *arguments], cwd=repository, capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )  # fmt: skip
 
 
 @pytest.mark.timeout(600)
