@@ -328,7 +328,7 @@ def check_single_precision(encoder: Any, examples: Any, batch_of: Any, device: s
 
 
 def test_it_trains_in_bfloat16(encoder: Any, examples: Any, batch_of: Any) -> None:
-    """With 8 bits of mantissa in the products: states stay near, gradients single precision."""
+    """With 7 bits of mantissa in the products: states stay near, gradients single precision."""
     expected = tensors(encode(encoder, examples, batch_of))
     encoder.float()
     with torch.autocast("cpu", torch.bfloat16):

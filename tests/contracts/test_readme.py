@@ -16,6 +16,7 @@ DOCUMENTS = (
     "docs/bring_your_own_data.md",
     "docs/encoders.md",
     "docs/shards.md",
+    "docs/training.md",
 )
 FOREIGN = {"$EDITOR", "xdg-open", "cd", "export", "git", "pre-commit", "source", "tensorboard"}
 RAY_COMMANDS = {"start", "stop", "get-auth-token", "job"}

@@ -28,8 +28,8 @@ _CUBLAS_WORKSPACE = ":4096:8"
 def check_precision(precision: str, objective: Objective) -> None:
     """Refuses bfloat16 where the energy is differentiated.
 
-    It has 8 bits for the mantissa: energies of neighbouring frames differ by less than that, and a
-    force is such a difference.
+    With 7 bits of mantissa it does not tell the energies of neighbouring frames apart, and forces
+    are such differences.
 
     Raises:
         ConfigError: If the objective asks for forces or stress.
