@@ -66,7 +66,7 @@ TABLE = "encoder.features.table"
 def assembled(published: PublishedModel) -> Model:
     """The model that the importer describes, with its weights."""
     encoder = build(published.encoder)
-    heads = {}
+    heads = build(published.objective).heads(encoder) if published.objective else {}
     if published.head:
         _, width = head_input(encoder, published.head["order"])
         heads["scalar"] = ScalarHead(width, **published.head)
@@ -165,7 +165,6 @@ def test_what_is_left_out_has_a_reason(name: str) -> None:
     published = import_weights(made.drawn(shapes), family, **settings)
     expected = {
         "crystal_twins": {"fc_head.0.bias"},
-        "crysgnn": {"fc_adj.weight", "fc1.bias", "fc_atom_feature.bias"},
         "cgcnn_mdl": {"distance_expansion.offset"},
         "alignn": {"edge_embedding.0.centers", "angle_embedding.0.centers"},
         "gatgnn": {"node_att.0.prelu.weight", "embed_comp.weight"},

@@ -22,7 +22,7 @@ from epitaxy.build import build
 from epitaxy.errors import CheckpointError, ConfigError, NeedsError, SourceError
 from epitaxy.foreign.family import import_weights
 from epitaxy.graph.collate import collate
-from epitaxy.graph.record import CrystalRecord
+from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import ScalarHead, head_input
 from epitaxy.predict.predictor import Predictor
@@ -301,6 +301,38 @@ def test_label_and_unit_are_asked_for(imported: Any, caplog: Any) -> None:
         imported(made.drawn(made.cgcnn(outputs=2)), label="metal", unit="eV")
     imported(made.drawn(made.crysgnn()), label="gap", unit="eV")
     assert "label=gap and unit=eV have no meaning: the file holds no head" in caplog.text
+
+
+@pytest.mark.parametrize("space_groups", [True, False], ids=["crysgnn", "crysxpp"])
+def test_an_auto_encoder_goes_on_as_its_authors_trained_it(
+    imported: Any, records: list[CrystalRecord], space_groups: bool
+) -> None:
+    weights = made.drawn(made.crysgnn(space_groups=space_groups))
+    found = imported(weights)
+    assert (found.task, found.units, found.left_out) == ("none", {}, {})
+    model, objective, _ = load_model(found.folder)
+    shares = (0.25, 0.25, 0.25, 0.25) if space_groups else (0.1, 0.9)
+    assert tuple(objective.weights.values()) == shares
+    assert objective.reduction == ("step" if space_groups else "per_crystal")
+    assert objective.graph.padded
+    assert torch.equal(model.head["connectivity"].bilinear.weight, weights["fc_adj.weight"])
+    assert torch.equal(model.head["features"].out.bias, weights["fc_atom_feature.bias"])
+    assert ("space_group" in model.head) == space_groups
+    fields = [LabelField(name, "") for name in objective.labels]
+    batch = collate(records, [model.encoder.spec, *objective.specs], fields)
+    terms = objective.terms(model, (batch,))
+    assert float(terms["connectivity"].total.detach()) > 0
+    with pytest.raises(NeedsError, match="CrysGNN trains an encoder and predicts no label"):
+        Predictor(found.folder).predict(records)
+
+
+def test_an_auto_encoder_without_decoders_is_an_encoder(imported: Any) -> None:
+    whole = made.drawn(made.crysgnn())
+    encoder = {n: t for n, t in whole.items() if n.startswith(("embedding", "convs"))}
+    found = imported(encoder, family="crysgnn")
+    assert read_json(found.folder / "model.json")["objective"]["_target_"].endswith("EncoderOnly")
+    with pytest.raises(CheckpointError, match=r"not those of a whole CrysGNN.*head\.features"):
+        imported({**encoder, "fc_adj.weight": whole["fc_adj.weight"]})
 
 
 def test_one_output_is_no_classifier(imported: Any) -> None:

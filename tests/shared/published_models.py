@@ -121,7 +121,7 @@ def case(pair: Pair, *, dtype: torch.dtype = torch.float32, **settings: Any) -> 
     """Builds the model; ``settings`` go to the importer of the family."""
     published = import_weights(load_file(pair.weights), **settings)
     encoder = build(published.encoder)
-    heads = {}
+    heads = build(published.objective).heads(encoder) if published.objective else {}
     if published.head:
         _, width = head_input(encoder, published.head["order"])
         heads["scalar"] = ScalarHead(width, **published.head)

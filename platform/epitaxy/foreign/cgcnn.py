@@ -16,6 +16,21 @@ from epitaxy.foreign.published import PublishedModel, Rule, Unused, count, renam
 ATOM_FEATURES = 92
 INPUT = {"radius": 8.0, "max_neighbors": 12, "dmin": 0.0, "step": 0.2}
 """What the authors' code builds graphs with unless told otherwise (Å)."""
+CRYSGNN = {
+    "feature_weight": 0.25,
+    "connectivity_weight": 0.25,
+    "space_group_weight": 0.25,
+    "contrast_weight": 0.25,
+}
+"""What CrysGNN's code trains its decoders with."""
+CRYSXPP = {
+    "feature_weight": 0.1,
+    "connectivity_weight": 0.9,
+    "space_group_weight": 0.0,
+    "contrast_weight": 0.0,
+    "reduction": "per_crystal",
+}
+"""What CrysXPP's code trains its auto-encoder with."""
 _DROPOUT = 0.5
 """Of CGCNN's classifiers."""
 
@@ -26,9 +41,10 @@ _CONVOLUTIONS = (
     Rule(r"convs\.(\d+)\.bn2\.(\w+)", r"encoder.interaction.\1.node_norm.\2"),
 )
 _DECODERS = (
-    Unused(r"fc_adj\.\w+|fc1\.\w+", "decoder of connectivity, read in pre-training only"),
-    Unused(r"fc_atom_feature\.\w+", "decoder of element features, read in pre-training only"),
-    Unused(r"fc_sg\.\w+", "decoder of space groups, read in pre-training only"),
+    Rule(r"fc_adj\.(weight|bias)", r"head.connectivity.bilinear.\1"),
+    Rule(r"fc1\.(weight|bias)", r"head.connectivity.out.\1"),
+    Rule(r"fc_atom_feature\.(weight|bias)", r"head.features.out.\1"),
+    Rule(r"fc_sg\.(weight|bias)", r"head.space_group.\1"),
 )
 
 
@@ -116,7 +132,9 @@ def import_crysgnn(
     unit_length: bool | None = None,
     graph: Mapping[str, Any] | None = None,
 ) -> PublishedModel:
-    """Returns the encoder of CrysGNN, or of CrysXPP's auto-encoder; decoders are left out.
+    """Returns CrysGNN or CrysXPP's auto-encoder, to be trained further as its authors did.
+
+    A file without decoders gives the encoder alone.
 
     Args:
         weights: Parameters and batch-norm statistics under the authors' names.
@@ -128,11 +146,21 @@ def import_crysgnn(
         CheckpointError: If a name is foreign to these models or a shape does not fit.
     """
     family = "CrysGNN"
-    state, unused = renamed(weights, family, _CONVOLUTIONS, _DECODERS)
+    state, unused = renamed(weights, family, (*_CONVOLUTIONS, *_DECODERS), ())
     encoder = _encoder(weights, family, graph)
+    tells_space_groups = "fc_sg.weight" in weights
     encoder["embedding_bias"] = "embedding.bias" in weights
-    encoder["unit_length"] = "fc_sg.weight" in weights if unit_length is None else unit_length
-    return PublishedModel(family, encoder, {}, state, unused=unused)
+    encoder["unit_length"] = tells_space_groups if unit_length is None else unit_length
+    objective = {}
+    if any(name.startswith("head.") for name in state):
+        objective = {
+            "_target_": "epitaxy.objectives.crysgnn.CrysGNN",
+            **(CRYSGNN if tells_space_groups else CRYSXPP),
+            "cutoff": encoder["cutoff"],
+            "max_neighbors": encoder["max_neighbors"],
+            "padding": encoder["padding"],
+        }
+    return PublishedModel(family, encoder, {}, state, unused=unused, objective=objective)
 
 
 def _encoder(

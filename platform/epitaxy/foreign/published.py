@@ -52,13 +52,14 @@ class PublishedModel:
         family: Which model.
         encoder: Configuration of the encoder (``_target_`` and arguments).
         head: Arguments of ``ScalarHead`` besides the width; empty if the file holds no such head.
-        state: State dict with the keys ``encoder.*`` and ``head.scalar.*``.
+        state: State dict with the keys ``encoder.*`` and ``head.<role>.*``.
         mean: Of the training labels; predictions are ``output · std + mean``.
         std: Of the training labels.
         task: What the head is for: ``regression``, ``classification`` (logits of each class), or
-            ``none`` without a head.
+            ``none`` without such a head.
         unused: Original names that were left out, and why.
         robust: Whether a second output is the logarithm of the standard deviation of the first.
+        objective: Configuration of the self-supervision whose heads the file holds; empty if none.
     """
 
     family: str
@@ -70,6 +71,7 @@ class PublishedModel:
     task: Task = "none"
     unused: Mapping[str, str] = field(default_factory=dict)
     robust: bool = False
+    objective: Mapping[str, Any] = field(default_factory=dict)
 
 
 def renamed(

@@ -234,7 +234,7 @@ class _Described:
 def _described(published: PublishedModel, label: str | None, unit: str | None) -> _Described:
     """Returns the objective that predicts with the published head."""
     if published.task == "none":
-        return _without_head(label, unit)
+        return _without_head(published, label, unit)
     if not label:
         raise ConfigError(f"this {published.family} has a head: label=… must say what it predicts")
     head = {name: value for name, value in published.head.items() if name != "outputs"}
@@ -268,14 +268,18 @@ def _described(published: PublishedModel, label: str | None, unit: str | None) -
     return _Described(config, statistics)
 
 
-def _without_head(label: str | None, unit: str | None) -> _Described:
+def _without_head(published: PublishedModel, label: str | None, unit: str | None) -> _Described:
+    """Returns the objective of a model that was trained without property labels."""
     if label or unit:
         logger.warning("label=%s and unit=%s have no meaning: the file holds no head", label, unit)
     note = (
         "The file holds no property head: the model predicts nothing until `epitaxy finetune "
         "from=FOLDER objective.label=NAME …` has trained a fresh one."
     )
-    return _Described({"_target_": f"{_OBJECTIVES}.encoder_only.EncoderOnly"}, {}, (note,))
+    if not published.objective:
+        return _Described({"_target_": f"{_OBJECTIVES}.encoder_only.EncoderOnly"}, {}, (note,))
+    more = "Its decoders go on learning with `epitaxy finetune from=FOLDER objective=crysgnn …`."
+    return _Described(dict(published.objective), {}, (note, more))
 
 
 def _model(published: PublishedModel, objective: Objective) -> Model:

@@ -109,6 +109,8 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
     optimizer = make_optimizer(parts.model, parts.report, settings.optimizer)
     ema = Ema(parts.model, settings.loop.ema_decay) if settings.loop.ema_decay else None
     specs = tuple(dict.fromkeys(s for view in objective.view_specs(encoder.spec) for s in view))
+    # Edges that the objective itself asks for stay on the host, where its counts may read them.
+    movable = tuple(spec for spec in specs if spec not in objective.specs)
     fields = {**derivable(), **dataset.fields}
     assembler = Assembler(
         objective,
@@ -116,7 +118,7 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
         tuple(fields[name] for name in objective.labels),
         DTYPES[settings.loop.precision],
         settings.seed,
-        courier=courier_to(device, _specs_on_device(settings.compute, specs)),
+        courier=courier_to(device, _specs_on_device(settings.compute, movable)),
         cache=EdgeCache(int(settings.compute.edge_cache * 1e9))
         if settings.compute.edge_cache
         else None,
