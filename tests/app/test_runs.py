@@ -99,6 +99,31 @@ def test_foreign_code_in_a_source_is_refused(teacher, epitaxy_home):
         settings(f"from={teacher}", "trust=[subprocess.]", "objective.labels=x")
 
 
+def test_a_teacher_is_found_like_a_source(teacher, registry_uri, epitaxy_home):
+    version = api.publish(teacher, "t", f"registry.uri={registry_uri}", alias="best")
+    chosen = ("objective=multimodal", "encoder=roost", f"registry.uri={registry_uri}")
+
+    run = settings("teacher=t@best", *chosen, verb="pretrain")
+    assert run.teacher.model == f"{epitaxy_home}/cache/models/t-1-{version.digest[:12]}"
+    assert run.teacher.encoder["width"] == 7
+    assert run.teacher.lineage["reference"] == "t@1"
+    assert run.teacher.lineage["digest"] == version.digest
+    assert "Roost" in run.encoder["_target_"]
+
+    folder = settings(f"teacher={teacher}", *chosen, verb="pretrain")
+    assert folder.teacher.lineage == {"weights": run.teacher.lineage["weights"]}
+    assert settings(*chosen, verb="pretrain").teacher.model is None
+
+
+def test_foreign_code_in_a_teacher_is_refused(teacher, epitaxy_home):
+    card = json.loads((teacher / "model.json").read_text())
+    card["encoder"] = {"_target_": "subprocess.run", "args": "true"}
+    (teacher / "model.json").write_text(json.dumps(card))
+
+    with pytest.raises(RegistryError, match=r"'subprocess\.run', which is not trusted"):
+        settings(f"teacher={teacher}", verb="pretrain")
+
+
 def test_a_pulled_source_is_kept_and_a_wrong_one_named(teacher, registry_uri, epitaxy_home):
     config = compose("evaluate", [f"registry.uri={registry_uri}"]).config
     api.publish(teacher, "t", f"registry.uri={registry_uri}")

@@ -213,7 +213,7 @@ def pair_in_matrix(request: pytest.FixtureRequest) -> Any:
     def make(table: LabelTable, dtype: torch.dtype) -> tuple[Model, Any]:
         torch.manual_seed(0)
         encoder, objective = (build(config) for config in request.param)
-        give_teacher(objective)
+        give_teacher(objective, dtype)
         objective.fit(table)
         return Model(encoder, objective.heads(encoder)).to(dtype), objective
 
@@ -226,10 +226,10 @@ def all_pairs() -> list[tuple[dict[str, Any], dict[str, Any]]]:
     return list(every_pair().values())
 
 
-def give_teacher(objective: Any) -> None:
+def give_teacher(objective: Any, dtype: torch.dtype = torch.float64) -> None:
     """Lets an objective that learns from a teacher have one."""
-    if getattr(objective, "needs_teacher", False):
-        teacher = prepared(build(configurations("encoder")["cgcnn"]))
+    if objective.needs_teacher:
+        teacher = prepared(build(configurations("encoder")["cgcnn"])).to(dtype)
         objective.receive(teacher.requires_grad_(False))
 
 

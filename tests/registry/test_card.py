@@ -12,6 +12,7 @@ def test_card_says_what_is_predicted_and_where_it_comes_from(model_folder):
     lineage = {
         "run": {"name": "r1"},
         "parent": {"reference": "base@2", "digest": "ff"},
+        "teacher": {"reference": "twin@1", "weights": "aa"},
         "schemes": {"gap": "PBE", "energy": "r2SCAN"},
         "metrics": {"val/gap_mae": {"value": 0.25, "unit": "eV"}},
     }
@@ -23,6 +24,7 @@ def test_card_says_what_is_predicted_and_where_it_comes_from(model_folder):
     text = render_card(card)
     assert "| val/gap_mae | 0.25 | eV |" in text
     assert "| parent: reference | `base@2` |" in text
+    assert "| teacher: reference | `twin@1` |" in text
 
 
 def test_a_copy_keeps_its_lineage(model_folder):

@@ -32,10 +32,13 @@ def task_gradients(
     objective: dict[str, Any],
     deal: list[list[list[int]]],
     result: str,
+    teacher: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """One step; ``deal[rank][micro_batch]`` lists this rank's records."""
     torch.manual_seed(0)
     goal = build(objective)
+    if teacher is not None:
+        goal.receive(build(teacher).to(torch.float64).eval().requires_grad_(False))
     model = build_model(build(encoder), goal).to(torch.float64)
     model.train()
     blobs = unpack(Path(records).read_bytes())

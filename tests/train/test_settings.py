@@ -19,6 +19,7 @@ from epitaxy.train.settings import (
     RunSettings,
     ScheduleSettings,
     SplitSettings,
+    TeacherSettings,
     from_dict,
     to_dict,
 )
@@ -37,7 +38,8 @@ def test_json_round_trip() -> None:
         schedule=ScheduleSettings("multi_step", milestones=(0.5, 0.75)),
         optimizer=OptimizerSettings(no_decay=("bias", "norm")),
         loop=LoopSettings(keep_epochs=(5, 10)),
-        init=InitSettings(model="/m", lineage={"name": "teacher@best"}),
+        init=InitSettings(model="/m", lineage={"name": "source@best"}),
+        teacher=TeacherSettings("/t", {"_target_": "a.B"}, {"weights": "ab"}),
         tracking="sqlite:////x",
     )
     text = json.dumps(to_dict(settings))
@@ -53,6 +55,7 @@ def test_identity_ignores_where_and_how_it_is_computed() -> None:
         compute=ComputeSettings("ray", workers=8, deterministic=True),
         loop=LoopSettings(log_every=1, log_consumption=True, checkpoint_every=5),
         init=InitSettings(model="/cache/pulled"),
+        teacher=TeacherSettings(model="/cache/pulled"),
     )
     assert same.science_digest() == made().science_digest()
 
@@ -70,7 +73,9 @@ def test_identity_ignores_where_and_how_it_is_computed() -> None:
         {"loop": LoopSettings(keep_epochs=(5,))},
         {"optimizer": OptimizerSettings(no_decay=("bias",))},
         {"schedule": ScheduleSettings(patience=5)},
-        {"init": InitSettings(lineage={"digest": "another teacher"})},
+        {"init": InitSettings(lineage={"digest": "another source"})},
+        {"teacher": TeacherSettings(lineage={"weights": "of a teacher"})},
+        {"teacher": TeacherSettings(encoder={"_target_": "a.B"})},
     ],
 )
 def test_identity_depends_on_the_science(changes: dict[str, Any]) -> None:

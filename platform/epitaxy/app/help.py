@@ -49,6 +49,8 @@ _EXAMPLES = {
         "epitaxy pretrain data=data/frames run.name=debug compute=local loop.epochs=1",
         "epitaxy pretrain data=data/frames experiment=force_pretraining_1_1_1",
         "epitaxy pretrain data=data/frames run.name=big compute=ray compute.workers=8",
+        "epitaxy pretrain data=data/crystals run.name=formulas objective=multimodal encoder=roost "
+        "teacher=crystal-twins@best",
     ),
     "finetune": (
         "epitaxy finetune data=data/gaps from=teacher@best objective.label=band_gap run.name=gap",
@@ -110,7 +112,8 @@ _TEXT = {
     "tracking": "MLflow database; null switches it off",
     "publish": "register the finished model under this name",
     "alias": "aliases for the published version, such as [best]",
-    "from": "teacher: NAME, NAME@ALIAS, NAME@3, or a model folder",
+    "from": "model to start from: NAME, NAME@ALIAS, NAME@3, or a model folder",
+    "teacher": "frozen model that the objective learns from: NAME@ALIAS … or a model folder",
     "trust": "module prefixes whose code a model from elsewhere may name",
     "recipe": "how to read the source: a name or a YAML file",
     "source": "file, folder or URI that the recipe reads",

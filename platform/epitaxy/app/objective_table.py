@@ -44,7 +44,7 @@ class ObjectiveRow:
         name: What ``objective=`` takes.
         labels: Labels that the data set must have.
         made: Labels that its views make.
-        requires: What the encoder must provide.
+        requires: What the encoder must provide; ``teacher`` if it learns from one.
         heads: Roles of its heads.
         compares: Whether its loss compares the crystals of a step with each other.
         encoders: Encoder to ``✓``, ``1`` or the letters of what it lacks, see ``LEGEND``.
@@ -93,11 +93,13 @@ def describe(name: str, config: Mapping[str, Any], encoders: Mapping[str, Encode
         return ObjectiveRow(name, remark=str(error))
     verdicts = {one: verdict(encoder, objective) for one, encoder in encoders.items()}
     fitting = [encoders[one] for one, found in verdicts.items() if found in (YES, ONE)]
+    if objective.needs_teacher and fitting:
+        objective.receive(fitting[0])  # any will do to see which heads there are
     return ObjectiveRow(
         name,
         objective.labels,
         tuple(made.name for made in objective.made),
-        tuple(sorted(objective.requires)),
+        (*sorted(objective.requires), *(("teacher",) if objective.needs_teacher else ())),
         _roles(objective, fitting),
         objective.couples_records,
         verdicts,

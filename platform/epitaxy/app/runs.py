@@ -19,7 +19,13 @@ from epitaxy.registry.contract import Version, check_name, settable
 from epitaxy.train.folders import read_json, write_json
 from epitaxy.train.identity import RUN
 from epitaxy.train.launch import launch
-from epitaxy.train.settings import InitSettings, RunSettings, from_dict, to_dict
+from epitaxy.train.settings import (
+    InitSettings,
+    RunSettings,
+    TeacherSettings,
+    from_dict,
+    to_dict,
+)
 
 CONFIG_FILE, PUBLISHED_FILE = "config.yaml", "published.json"
 
@@ -71,8 +77,9 @@ def settings_of(composed: Composed) -> RunSettings:
         source = _source(composed)
         encoder = source.card["encoder"] if source else encoder
         init = _init(config["finetune"], source)
+    teacher = _teacher(config)
     components = {"encoder": encoder, "objective": config["objective"]}
-    check_components({**components, "finetune": init.strategy})
+    check_components({**components, "finetune": init.strategy, "teacher": teacher.encoder})
     values = {
         "name": config["run"]["name"],
         "directory": config["run"]["directory"],
@@ -80,6 +87,7 @@ def settings_of(composed: Composed) -> RunSettings:
         "tracking": config["tracking"],
         **components,
         "init": to_dict(init),
+        "teacher": to_dict(teacher),
         **{name: config[name] for name in _SECTIONS},
     }
     settings: RunSettings = from_dict(RunSettings, values)
@@ -168,6 +176,7 @@ def lineage_of(
         "plan": {"digest": run["plan_digest"]},
         "schemes": {field.name: field.scheme for field in data.fields.values()},
         "parent": dict(settings.init.lineage) or None,
+        **({"teacher": dict(settings.teacher.lineage)} if settings.teacher.model else {}),
         "data": {**_origin_of(data), "split": to_dict(settings.split)},
         "metrics": {
             name: {"value": value, "unit": units.get(name, "")} for name, value in metrics.items()
@@ -217,3 +226,11 @@ def _init(strategy: Mapping[str, Any], source: SourceModel | None) -> InitSettin
         return InitSettings(strategy=strategy)
     lineage = {**source.identity, "strategy": strategy["_target_"]}
     return InitSettings(str(source.folder), strategy, lineage)
+
+
+def _teacher(config: Mapping[str, Any]) -> TeacherSettings:
+    """Returns the teacher that the configuration names, if any."""
+    if config["teacher"] is None:
+        return TeacherSettings()
+    found = find_model(str(config["teacher"]), config, config["trust"])
+    return TeacherSettings(str(found.folder), found.card["encoder"], found.identity)

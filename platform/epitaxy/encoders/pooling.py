@@ -7,8 +7,9 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
+from epitaxy.encoders.contract import Encoder, Encoding
 from epitaxy.encoders.segments import segment_sum
-from epitaxy.errors import ConfigError, closest
+from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.shapes import GraphFeatures
 
@@ -38,3 +39,23 @@ def pool(name: Pool, values: Float[Tensor, "atoms features"], batch: CrystalBatc
         return empty.scatter_reduce(0, index, values, "amax", include_self=False)
     total = segment_sum(values, batch.graph_index, batch.num_graphs)
     return total if name == "sum" else total / batch.num_atoms.to(values.dtype).unsqueeze(-1)
+
+
+def crystal_vector(encoding: Encoding, batch: CrystalBatch, name: Pool = "mean") -> GraphFeatures:
+    """Returns the encoder's own crystal vector, or the pooled states of the atoms.
+
+    Raises:
+        NeedsError: If the encoder gives neither.
+    """
+    if encoding.graph is not None:
+        return encoding.graph
+    if encoding.node is None:
+        raise NeedsError(
+            "the encoder gives neither a crystal vector nor states of atoms (``node``)"
+        )
+    return pool(name, encoding.node, batch)
+
+
+def crystal_width(encoder: Encoder) -> int:
+    """Returns the width of what ``crystal_vector`` makes of an encoding."""
+    return encoder.graph_width or encoder.node_width

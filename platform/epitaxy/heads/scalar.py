@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from epitaxy.encoders import activations
 from epitaxy.encoders.contract import Encoder, Encoding
-from epitaxy.encoders.pooling import Pool, check_pool, pool
+from epitaxy.encoders.pooling import Pool, check_pool, crystal_vector, pool
 from epitaxy.encoders.residual import ResidualLayer
 from epitaxy.errors import ConfigError, NeedsError, closest
 from epitaxy.graph.batch import CrystalBatch
-from epitaxy.shapes import GraphFeatures, GraphScalars
+from epitaxy.shapes import GraphScalars
 
 Order = Literal["auto", "late", "early"]
 
@@ -80,7 +80,7 @@ class ScalarHead(nn.Module):
             NeedsError: If the encoder gives no states of atoms, but the order is ``late``.
         """
         if self.order == "early":
-            result = self._network(self._crystal(encoding, batch))
+            result = self._network(crystal_vector(encoding, batch, self.pool))
         elif encoding.node is None:
             raise NeedsError(f"a head of order 'late' reads {_STATES}; choose order 'early'")
         else:
@@ -94,13 +94,6 @@ class ScalarHead(nn.Module):
         not either.
         """
         return self.pool == "sum" and not (self.order == "early" and encoding.graph is not None)
-
-    def _crystal(self, encoding: Encoding, batch: CrystalBatch) -> GraphFeatures:
-        if encoding.graph is not None:
-            return encoding.graph
-        if encoding.node is None:
-            raise NeedsError(f"the encoder gives neither a crystal vector nor {_STATES}")
-        return pool(self.pool, encoding.node, batch)
 
     def _network(self, features: Float[Tensor, "rows width"]) -> Float[Tensor, "rows outputs"]:
         if self.activate_input:

@@ -72,6 +72,7 @@ class Combined(BaseObjective):
         self.couples_records = any(one.couples_records for one in everyone)
         self.forbids_coupling = any(one.forbids_coupling for one in everyone)
         self.needs_structures = any(one.needs_structures for one in everyone)
+        self.needs_teacher = any(one.needs_teacher for one in everyone)
         self._sharing = [part for part in self.parts if part.objective.plain_view]
         # Metrics of predictions are those of the first view, so what can predict comes first.
         self._separate = sorted(
@@ -86,6 +87,18 @@ class Combined(BaseObjective):
     def plain_view(self) -> bool:
         """Whether all parts share the one view."""
         return not self._separate
+
+    def receive(self, teacher: Encoder) -> None:
+        """Gives the teacher to all parts that learn from one.
+
+        Raises:
+            ConfigError: If none does.
+        """
+        if not self.needs_teacher:
+            super().receive(teacher)
+        for part in self.parts:
+            if part.objective.needs_teacher:
+                part.objective.receive(teacher)
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns the heads of all parts; ``<part>`` holds those whose role was taken.

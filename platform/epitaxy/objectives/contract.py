@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from epitaxy.encoders.contract import Encoder
-from epitaxy.errors import NeedsError
+from epitaxy.errors import ConfigError, NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
 from epitaxy.graph.record import CrystalRecord, LabelField
@@ -101,6 +101,7 @@ class Objective(Protocol):
         couples_records: Whether some of its terms are ``Coupling``.
         forbids_coupling: Whether it refuses encoders that couple records (force objectives).
         needs_structures: Whether it refuses records that are mere compositions.
+        needs_teacher: Whether it learns from a teacher, the frozen encoder of another model.
         plain_view: Whether its one view is the crystal as it is, at most without labels that mean
             nothing there; objectives that are combined share such a view.
         part_weights: Present weight of each part of a loss that has parts, which its terms'
@@ -118,9 +119,20 @@ class Objective(Protocol):
     couples_records: bool
     forbids_coupling: bool
     needs_structures: bool
+    needs_teacher: bool
     plain_view: bool
     part_weights: Mapping[str, float]
     balance: Balance | None
+
+    def receive(self, teacher: Encoder) -> None:
+        """Takes the teacher, before heads are made.
+
+        The teacher is in eval mode, in the precision of the run and, once training starts, on its
+        device; none of its parameters wants a gradient. It is no part of the model: the objective
+        calls it under ``torch.no_grad`` and never changes it. A model that is loaded for anything
+        but training gets none, so statistics must then tell what its heads are like.
+        """
+        ...
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns the heads it owns, by role, sized for ``encoder``."""
@@ -175,6 +187,7 @@ class BaseObjective:
     couples_records: bool = False
     forbids_coupling: bool = False
     needs_structures: bool = False
+    needs_teacher: bool = False
     part_weights: Mapping[str, float] = {}
     balance: Balance | None = None
 
@@ -182,6 +195,17 @@ class BaseObjective:
     def plain_view(self) -> bool:
         """Whether it leaves ``views`` as it is here; a class that overrides both says it anew."""
         return type(self).views is BaseObjective.views
+
+    def receive(self, teacher: Encoder) -> None:
+        """Refuses a teacher.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            f"a teacher is given, but objective {type(self).__name__} learns from none; leave out "
+            "teacher=…, or choose an objective that does (`epitaxy objectives` lists them)"
+        )
 
     def fit(self, table: LabelTable) -> dict[str, Any]:
         """Returns no statistics."""

@@ -19,7 +19,7 @@ from epitaxy.errors import RegistryError
 CARD_FILE = "card.json"
 CARD_FORMAT = 1
 
-LINEAGE_KEYS = ("run", "parent", "data", "plan", "metrics", "code", "notes", "schemes")
+LINEAGE_KEYS = ("run", "parent", "teacher", "data", "plan", "metrics", "code", "notes", "schemes")
 """What a publisher may say of a model; each is explained in ``build_card``."""
 
 
@@ -31,9 +31,10 @@ def build_card(folder: Path, name: str, lineage: Mapping[str, Any] | None) -> di
             wherever ``lineage`` is silent.
         name: Registered name.
         lineage: ``run`` {name, science_digest}, ``parent`` {reference, digest, strategy} or None,
-            ``data`` {digest, source, recipe, licence, citation…}, ``plan`` {digest},
-            ``metrics`` {name: {value, unit}}, ``code`` {version…}, ``notes``, ``schemes`` {label:
-            functional and corrections of its data}.
+            ``teacher`` {reference, digest, weights} if it learnt from one, ``data`` {digest,
+            source, recipe, licence, citation…}, ``plan`` {digest}, ``metrics`` {name: {value,
+            unit}}, ``code`` {version…}, ``notes``, ``schemes`` {label: functional and corrections
+            of its data}.
 
     Raises:
         RegistryError: If ``model.json`` or an old card cannot be read, or a lineage key is unknown.
@@ -140,12 +141,12 @@ def render_card(card: Mapping[str, Any]) -> str:
 def _facts(card: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "encoder", _component(card.get("encoder"))
     yield "objective", _component(card.get("objective"))
-    for title, key in (("parent", "parent"), ("data", "data"), ("run", "run"), ("plan", "plan")):
+    for key in ("parent", "teacher", "data", "run", "plan"):
         section = card.get(key)
         if isinstance(section, Mapping):
             for name, value in section.items():
                 if isinstance(value, (str, int, float)):
-                    yield f"{title}: {name}", f"`{_one_line(value)}`"
+                    yield f"{key}: {name}", f"`{_one_line(value)}`"
         elif key == "parent":
             yield "parent", "none (trained from scratch)"
 

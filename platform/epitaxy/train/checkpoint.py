@@ -137,8 +137,8 @@ def load_model(
     state, card = load_weights(folder)
     trusted = TRUSTED_PREFIXES if trusted_only else ()
     objective = build(card["objective"], trusted=trusted)
-    model = build_model(build(card["encoder"], trusted=trusted), objective)
     objective.adopt(card["statistics"])
+    model = build_model(build(card["encoder"], trusted=trusted), objective)
     model.to(torch.float64 if card["precision"] == "fp64" else torch.float32)
     _load_state(model, state, folder)
     return model.eval(), objective, card

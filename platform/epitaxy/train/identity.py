@@ -70,6 +70,7 @@ class Identity:
                 "data": contents["data"],
                 "split": to_dict(settings.split),
                 "lineage": dict(settings.init.lineage),
+                **({"teacher": dict(settings.teacher.lineage)} if settings.teacher.model else {}),
                 "epitaxy": epitaxy.__version__,
             },
             "identity": {

@@ -115,6 +115,7 @@ def _absolute(settings: RunSettings) -> RunSettings:
         split=dataclasses.replace(settings.split, file=optional(settings.split.file)),
         filter=dataclasses.replace(settings.filter, exclude=several(settings.filter.exclude)),
         init=dataclasses.replace(settings.init, model=optional(settings.init.model)),
+        teacher=dataclasses.replace(settings.teacher, model=optional(settings.teacher.model)),
     )
 
 

@@ -16,6 +16,7 @@ from epitaxy.objectives.contract import Objective
 from epitaxy.train.checkpoint import build_model, load_weights
 from epitaxy.train.precision import DTYPES, check_precision
 from epitaxy.train.settings import OptimizerSettings, RunSettings
+from epitaxy.train.teacher import introduce, load_teacher
 
 
 @dataclass(frozen=True)
@@ -26,30 +27,37 @@ class Parts:
         model: With the strategy applied.
         objective: Without statistics yet (``adopt`` brings them).
         report: What the strategy did.
+        teacher: Frozen, without heads; the objective holds its encoder.
     """
 
     model: Model
     objective: Objective
     report: Report
+    teacher: Model | None = None
 
 
 def build_parts(settings: RunSettings) -> Parts:
     """Returns the parts of a run; the same weights in every process that calls it.
 
     Raises:
-        ConfigError: If a part is unknown, or strategy or precision do not fit.
-        CheckpointError: If the model to start from is damaged or does not fit.
+        ConfigError: If a part is unknown, strategy or precision do not fit, or nobody wants
+            the teacher.
+        NeedsError: If the objective needs a teacher and there is none.
+        CheckpointError: If the model to start from or the teacher is damaged or does not fit.
     """
+    dtype = DTYPES[settings.loop.precision]
     with torch.random.fork_rng(devices=[]):
+        teacher = load_teacher(settings.teacher, dtype)
         torch.manual_seed(settings.seed)
         objective = build(settings.objective)
         check_precision(settings.loop.precision, objective)
+        introduce(teacher, objective)
         model = build_model(build(settings.encoder), objective)
-    model.to(DTYPES[settings.loop.precision])
+    model.to(dtype)
     strategy: Strategy = build(settings.init.strategy)
     folder = settings.init.model
     source = load_weights(folder)[0] if folder is not None else None
-    return Parts(model, objective, strategy.apply(model, source))
+    return Parts(model, objective, strategy.apply(model, source), teacher)
 
 
 def set_training(model: Model, report: Report) -> None:

@@ -32,6 +32,7 @@ _LATER_SETTINGS = {
     "optimizer": ("no_decay",),
     "schedule": ("patience", "threshold", "min_rate"),
     "loop": ("non_finite", "max_skipped", "keep_epochs"),
+    "teacher": ("encoder", "lineage"),
 }
 """Settings that came after the first release: at their default they are no part of a run's
 identity, so that runs started before them are resumed."""
@@ -231,6 +232,22 @@ class InitSettings:
 
 
 @dataclass(frozen=True)
+class TeacherSettings:
+    """The frozen encoder that an objective learns from.
+
+    Attributes:
+        model: Pulled model folder; ``None`` for no teacher.
+        encoder: ``_target_`` and arguments of its encoder.
+        lineage: What identifies it: ``weights`` (sha256 of the tensors), ``reference`` and
+            ``digest`` (of a published version).
+    """
+
+    model: str | None = None
+    encoder: Mapping[str, Any] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """One training run. ``data`` and ``directory`` must be absolute before a worker sees them.
 
@@ -257,6 +274,7 @@ class RunSettings:
     schedule: ScheduleSettings = ScheduleSettings()
     loop: LoopSettings = LoopSettings()
     init: InitSettings = InitSettings()
+    teacher: TeacherSettings = TeacherSettings()
     compute: ComputeSettings = ComputeSettings()
     tracking: str | None = None
 
@@ -274,14 +292,15 @@ class RunSettings:
             del everything[name]
         for name in ("log_every", "log_consumption", "checkpoint_every"):
             del everything["loop"][name]
-        del everything["init"]["model"]
+        del everything["init"]["model"], everything["teacher"]["model"]
         for section, names in _LATER_SETTINGS.items():
             defaults = to_dict(type(getattr(self, section))())
             for name in names:
                 if everything[section][name] == defaults[name]:
                     del everything[section][name]
-        if not everything["mix"]:
-            del everything["mix"]
+        for section in ("mix", "teacher"):
+            if not everything[section]:
+                del everything[section]
         if everything["encoder"].get("max_neighbors") is None:
             everything["encoder"].pop("ties", None)  # all neighbours: there is nothing to cut
         return everything

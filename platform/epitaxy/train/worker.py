@@ -103,7 +103,8 @@ def _open(settings: RunSettings, config: Mapping[str, Any]) -> _Session:
     parts = build_parts(settings)
     encoder, objective = parts.model.encoder, parts.objective
     objective.adopt(config["extra"]["statistics"])
-    parts.model.to(device)
+    for module in filter(None, (parts.model, parts.teacher)):
+        module.to(device)
     plans, _ = plans_of(settings, dataset, encoder.spec)
     plans["train"].check(config["plan"])
     optimizer = make_optimizer(parts.model, parts.report, settings.optimizer)
