@@ -122,7 +122,8 @@ class LoopSettings:
             for good, such as ``[12, 25, 50]``.
         checkpoint_every: Steps between checkpoints besides those at epoch ends; 0 for none.
         non_finite: Whether a step whose loss or gradient is not finite ends the run (``stop``) or
-            is left out and counted (``skip``), up to ``max_skipped`` times.
+            is left out and counted (``skip``).
+        max_skipped: Steps that may be left out before the run ends all the same.
         log_every: Steps between lines of ``metrics.jsonl``.
         log_consumption: Whether every rank writes which records each step consumed.
     """
