@@ -82,7 +82,7 @@ def test_options_of_the_user_are_parts_too(tmp_path):
             r"parts\.a says both use: and objective",
         ),
         ("objective.parts.a.use=regression", r"objective\.parts\.a\.objective\.label=… is missing"),
-        ("objective.partz.a.use=regression", r"did you mean 'objective\.parts'"),
+        ("objective.partz.a.use=regression", r"takes no argument 'partz'; did you mean 'parts'"),
         ("loop.epochs.a=1", "unknown option 'loop.epochs.a'"),
     ],
 )

@@ -64,6 +64,10 @@ def records(crystals: Any) -> list[CrystalRecord]:
     return made
 
 
+def mean_gap(records: list[CrystalRecord]) -> float:
+    return float(np.mean([r.labels["gap"].value for r in records if "gap" in r.labels]))
+
+
 def gradient(terms: Mapping[str, Term], encoder: nn.Module) -> list[torch.Tensor]:
     loss = torch.stack([t.weight * t.total / t.count for t in terms.values()]).sum()
     return list(torch.autograd.grad(loss, list(encoder.parameters())))
@@ -255,6 +259,7 @@ def test_statistics_survive_json_and_predictions_are_those_of_the_parts(
     assert predicted.keys() == twin.units.keys()
     gap, forces, _ = (p.objective for p in combined.parts)
     torch.testing.assert_close(predicted["gap"], gap.predict(model, batch)["gap"], **CLOSE)
+    assert twin.training_means == {"gap": pytest.approx(mean_gap(records))}
     second = Model(encoder, dict(model.head["forces"]))
     for name, value in forces.predict(second, batch).items():  # it comes before the third
         torch.testing.assert_close(predicted[name], value, **CLOSE)

@@ -99,6 +99,15 @@ class Combined(BaseObjective):
         for part in self.parts:
             if part.objective.needs_teacher:
                 part.objective.receive(teacher)
+    @property
+    def training_means(self) -> dict[str, float]:
+        """Mean of the training labels, of those predicted labels of which it is known."""
+        return self._of_labels("training_means")
+
+    @property
+    def ranges(self) -> dict[str, float]:
+        """Range of the training labels, of those predicted labels whose range sets their scale."""
+        return self._of_labels("ranges")
 
     def heads(self, encoder: Encoder) -> dict[str, nn.Module]:
         """Returns the heads of all parts; ``<part>`` holds those whose role was taken.
@@ -180,6 +189,15 @@ class Combined(BaseObjective):
                 own = model_of(part, model, encoder)
                 predictions = {**part.objective.predict(own, batch), **predictions}
         return predictions
+
+    def _of_labels(self, fact: str) -> dict[str, float]:
+        """Returns what the part that predicts a label knows of it, where it does."""
+        found: dict[str, float | None] = {}
+        for part in self.parts:
+            known: Mapping[str, float] = getattr(part.objective, fact, {})
+            for label in part.objective.units:
+                found.setdefault(label, known.get(label))
+        return {label: value for label, value in found.items() if value is not None}
 
     def _active(self) -> Iterator[Part]:
         return (part for part in self.parts if self.part_weights[part.name] > 0)
