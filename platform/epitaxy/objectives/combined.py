@@ -99,6 +99,7 @@ class Combined(BaseObjective):
         for part in self.parts:
             if part.objective.needs_teacher:
                 part.objective.receive(teacher)
+
     @property
     def training_means(self) -> dict[str, float]:
         """Mean of the training labels, of those predicted labels of which it is known."""
