@@ -18,7 +18,7 @@ from epitaxy.graph.symbols import SYMBOLS
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 KNOWN = {"rotation", "translation", "permutation", "supercell", "unit_cell", "smooth_cutoff"}
-PROVISIONS = {"graph", "node", "vector", "position_grad"}
+PROVISIONS = {"graph", "node", "vector", "position_grad", "composition"}
 NEVER_LEARNS = {
     "ALIGNN": {
         f"{norm}.{kind}": "norms an update that nobody reads (paper preset only)"
@@ -85,7 +85,8 @@ def test_it_is_an_encoder(encoder: Any, sample: Records, batch_of: Any) -> None:
     assert encoder.invariances <= KNOWN
     assert encoder.provides <= PROVISIONS
     encoding = encode(encoder, sample, batch_of)
-    assert tensors(encoding).keys() == encoder.provides - {"position_grad"}
+    assert tensors(encoding).keys() == encoder.provides - {"position_grad", "composition"}
+    assert ("composition" in encoder.provides) == (encoder.spec.rule == "composition")
     atoms = sum(r.num_atoms for r in sample)
     shapes = {
         "node": (atoms, encoder.node_width),

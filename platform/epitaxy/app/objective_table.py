@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 ENDINGS = (".json", ".md")
 YES, ONE = "✓", "1"
-_LACKS = {"position_grad": "F", "node": "N", "vector": "V", "graph": "C"}
+_LACKS = {"position_grad": "F", "node": "N", "vector": "V", "graph": "C", "composition": "S"}
 """What an encoder lacks, with the letter that the list of encoders has for it."""
 _COUPLES = "B"
 LEGEND = (
@@ -32,6 +32,7 @@ LEGEND = (
     ("F", "refused: energies that cannot be differentiated"),
     ("N", "refused: no states of atoms"),
     ("V", "refused: no vectors of atoms"),
+    ("S", "refused: reads structures, not compositions"),
     ("B", "refused: batch norm couples the energies of different crystals"),
 )
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.spec import GraphSpec
 
-Provision = Literal["graph", "node", "vector", "position_grad"]
+Provision = Literal["graph", "node", "vector", "position_grad", "composition"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Encoder(Protocol):
     Attributes:
         spec: The graph it reads.
         provides: What heads and objectives may ask of it; ``position_grad`` means that energies
-            built on it are differentiable in positions and cell.
+            built on it are differentiable in positions and cell, ``composition`` that it reads
+            compositions (and structures as such).
         invariances: Which of ``rotation``, ``translation``, ``permutation``, ``supercell``,
             ``unit_cell`` (any other cell of the same lattice), ``smooth_cutoff`` hold in eval mode;
             the contract tests check each one that is declared.

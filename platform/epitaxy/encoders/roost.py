@@ -54,7 +54,7 @@ class Roost(nn.Module):
     """
 
     spec = GraphSpec("composition")
-    provides: frozenset[Provision] = frozenset({"graph"})
+    provides: frozenset[Provision] = frozenset({"graph", "composition"})
     invariances = frozenset({"rotation", "translation", "permutation", "supercell", "unit_cell"})
     couples_records = False
     node_width = 0

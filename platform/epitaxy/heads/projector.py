@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from epitaxy.encoders.activations import ActivationName, activation
 from epitaxy.errors import ConfigError
@@ -36,9 +37,9 @@ class Projector(nn.Module):
         self.hidden = nn.ModuleList(hidden)
         self.out = out
 
-    def forward(self, vector: GraphFeatures) -> GraphFeatures:
+    def forward(self, vector: GraphFeatures) -> Float[Tensor, "graphs outputs"]:
         """Returns the projections."""
         for layer in self.hidden:
             vector = self.activation(layer(vector))
-        projected: GraphFeatures = self.out(vector)
+        projected: Tensor = self.out(vector)
         return projected
