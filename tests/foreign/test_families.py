@@ -164,13 +164,10 @@ def test_what_is_left_out_has_a_reason(name: str) -> None:
     family, shapes, settings = CASES[name]
     published = import_weights(made.drawn(shapes), family, **settings)
     expected = {
-        "crystal_twins": {"fc_head.0.bias"},
         "cgcnn_mdl": {"distance_expansion.offset"},
         "alignn": {"edge_embedding.0.centers", "angle_embedding.0.centers"},
         "gatgnn": {"node_att.0.prelu.weight", "embed_comp.weight"},
     }.get(family, set())
-    if "outputs" in published.head and family == "crystal_twins":
-        expected = set()
     assert expected <= set(published.unused)
     assert all(published.unused.values())
 

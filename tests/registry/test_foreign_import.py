@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import logging
 import tarfile
 import warnings
 from collections.abc import Callable, Mapping
@@ -20,11 +19,13 @@ from torch import Tensor
 
 from epitaxy.build import build
 from epitaxy.errors import CheckpointError, ConfigError, NeedsError, SourceError
+from epitaxy.foreign.checkpoint import read_checkpoint
 from epitaxy.foreign.family import import_weights
 from epitaxy.graph.collate import collate
 from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.heads.model import Model
 from epitaxy.heads.scalar import ScalarHead, head_input
+from epitaxy.objectives.barlow_twins import BarlowTwins
 from epitaxy.predict.predictor import Predictor
 from epitaxy.registry.foreign_import import ImportedModel, import_foreign
 from epitaxy.train.checkpoint import load_model
@@ -131,25 +132,30 @@ def crysxpp_crystals(data_dir: Path) -> tuple[list[CrystalRecord], np.ndarray]:
     return structures, np.array(energies)
 
 
-def test_crystal_twins_becomes_an_encoder_that_claims_no_prediction(
-    data_dir: Path, tmp_path: Path, records: list[CrystalRecord], caplog: Any
+def test_crystal_twins_keeps_its_projector_and_claims_no_prediction(
+    data_dir: Path, tmp_path: Path, records: list[CrystalRecord]
 ) -> None:
     file = data_dir / "checkpoints/crystal_twins_barlow.pth"
-    with caplog.at_level(logging.INFO, logger="epitaxy"):
-        found = import_foreign(file, tmp_path / "twins")
-    assert (found.task, found.units) == ("none", {})
-    assert set(found.left_out) == {
-        f"fc_head.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")
-    }
-    assert "projection head, read in pre-training only): fc_head.0.weight" in caplog.text
+    found = import_foreign(file, tmp_path / "twins")
+    assert (found.task, found.units, found.left_out) == ("none", {}, {})
+    assert "objective=barlow_twins" in found.notes[-1]
     card = read_json(tmp_path / "twins" / "model.json")
     assert "predicts nothing until `epitaxy finetune" in card["notes"]
     assert card["units"] == {}
-    model, _, _ = load_model(tmp_path / "twins")
+    model, objective, _ = load_model(tmp_path / "twins")
     encoding = model.encoder(collate(records, [model.encoder.spec]))
     assert encoding.graph.shape == (3, 128)
+    assert isinstance(objective, BarlowTwins)
+    weights = read_checkpoint(str(file)).weights
+    first, last = ((weights[f"fc_head.{n}.weight"], weights[f"fc_head.{n}.bias"]) for n in (0, 2))
+    hidden = torch.nn.functional.softplus(encoding.graph @ first[0].T + first[1])
+    projected = model.head["projector"](encoding.graph)
+    torch.testing.assert_close(projected, hidden @ last[0].T + last[1])
+    assert projected.shape == (3, 256)
     assert bool(encoding.graph.isfinite().all())
-    with pytest.raises(NeedsError, match=r"cannot predict; train a head .* epitaxy finetune from="):
+    with pytest.raises(
+        NeedsError, match=r"predicts no label; train a head .* epitaxy finetune from="
+    ):
         Predictor(tmp_path / "twins").predict(records)
 
 

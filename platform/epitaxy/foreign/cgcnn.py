@@ -96,7 +96,9 @@ def import_crystal_twins(
     std: float = 1.0,
     graph: Mapping[str, Any] | None = None,
 ) -> PublishedModel:
-    """Returns the Crystal Twins encoder, with its head if the file is of a fine-tuned model.
+    """Returns the Crystal Twins encoder, with the head that the file has.
+
+    That is the projector of pre-training by Barlow Twins, or the head of a fine-tuned model.
 
     Args:
         weights: Parameters and batch-norm statistics under the authors' names.
@@ -114,13 +116,16 @@ def import_crystal_twins(
         Rule(r"conv_to_fc\.(weight|bias)", r"encoder.crystal.\1"),
         Rule(r"fc_out\.0\.(weight|bias)", r"head.scalar.hidden.0.\1"),
         Rule(r"fc_out\.2\.(weight|bias)", r"head.scalar.out.\1"),
+        Rule(r"fc_head\.0\.(weight|bias)", r"head.projector.hidden.0.\1"),
+        Rule(r"fc_head\.2\.(weight|bias)", r"head.projector.out.\1"),
     )
     projector = Unused(r"fc_head\.\d\.\w+", "projection head, read in pre-training only")
-    state, unused = renamed(weights, family, rules, (projector,))
+    state, unused = renamed(weights, family, rules, (projector,) if tuned else ())
     encoder = _encoder(weights, family, graph)
     encoder["crystal_width"] = shape(weights, "conv_to_fc.weight", family)[0]
     if not tuned:
-        return PublishedModel(family, encoder, {}, state, unused=unused)
+        objective = _barlow_twins(weights, family)
+        return PublishedModel(family, encoder, {}, state, unused=unused, objective=objective)
     outputs = shape(weights, "fc_out.2.weight", family)[0]
     head = _head((shape(weights, "fc_out.0.weight", family)[0],), outputs)
     return PublishedModel(family, encoder, head, state, mean, std, task_of(outputs), unused)
@@ -161,6 +166,20 @@ def import_crysgnn(
             "padding": encoder["padding"],
         }
     return PublishedModel(family, encoder, {}, state, unused=unused, objective=objective)
+
+
+def _barlow_twins(weights: Mapping[str, Tensor], family: str) -> dict[str, Any]:
+    """Returns the objective that the projector belongs to, if there is one."""
+    if not any(name.startswith("fc_head.") for name in weights):
+        return {}
+    return {
+        "_target_": "epitaxy.objectives.barlow_twins.BarlowTwins",
+        "hidden": (shape(weights, "fc_head.0.weight", family)[0],),
+        "width": shape(weights, "fc_head.2.weight", family)[0],
+        "activation": "softplus",
+        "unit_length": True,
+        "perturb": 0.0,  # as in the authors' code, unlike their paper
+    }
 
 
 def _encoder(

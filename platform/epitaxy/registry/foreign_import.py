@@ -278,7 +278,8 @@ def _without_head(published: PublishedModel, label: str | None, unit: str | None
     )
     if not published.objective:
         return _Described({"_target_": f"{_OBJECTIVES}.encoder_only.EncoderOnly"}, {}, (note,))
-    more = "Its decoders go on learning with `epitaxy finetune from=FOLDER objective=crysgnn …`."
+    name = str(published.objective["_target_"]).split(".")[-2]
+    more = f"Its pre-training goes on with `epitaxy finetune from=FOLDER objective={name} …`."
     return _Described(dict(published.objective), {}, (note, more))
 
 
