@@ -41,7 +41,7 @@ COMMON = ("compute=local", "compute.threads=1", "tracking=null", "loop.log_every
 
 DATA = {
     "crystals": ("mp_csv", "small/mp_2000.csv.gz", ("symmetry=true",)),
-    "frames": ("mattersim", "small/forces_300.xyz.gz", ()),
+    "frames": ("mattersim", "forces/mattersim/mptrj-random-1k.xyz.gz", ()),
     "formulas": ("expt_gap", "composition/matbench_expt_gap.csv", ()),
     "phonons": ("phonons", "transfer7/ph_train.json.gz", ()),
     "dielectric": ("dielectric", "transfer7/dc_train.json.gz", ()),
@@ -67,7 +67,14 @@ class Case:
     teacher: str | None = None
 
 
-_SMALL_FRAMES = ("batch.graphs=8", "loop.epochs=10", "split.fractions=[0.8,0.2,0.0]")
+_SMALL_FRAMES = (
+    "filter.max_atoms=20",
+    "filter.max_force=20",
+    "batch.graphs=8",
+    "optimizer.lr=3e-3",
+    "loop.epochs=25",
+    "split.fractions=[0.8,0.2,0.0]",
+)
 _MDL = ("encoder=cgcnn_mdl", *_SMALL_FRAMES)
 _SMALL_CRYSTALS = (
     "encoder=torchmd_et",
