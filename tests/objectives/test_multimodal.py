@@ -14,9 +14,11 @@ from epitaxy.encoders.pooling import pool
 from epitaxy.encoders.roost import Roost
 from epitaxy.errors import ConfigError, NeedsError
 from epitaxy.graph.collate import collate
-from epitaxy.graph.record import CrystalRecord
+from epitaxy.graph.record import CrystalRecord, LabelField
 from epitaxy.heads.model import Model
+from epitaxy.objectives.combined import Combined
 from epitaxy.objectives.contract import Views
+from epitaxy.objectives.fingerprint import Fingerprint
 from epitaxy.objectives.multimodal import Multimodal
 from epitaxy.train.step import Stepper
 
@@ -119,6 +121,32 @@ def test_statistics_rebuild_the_head_without_the_teacher(records: list[CrystalRe
         twin.terms(rebuilt, views)
     with pytest.raises(NeedsError, match="predicts no label"):
         twin.predict(rebuilt, views[0])
+
+
+def test_the_teacher_reaches_the_part_that_learns_from_it(records: list[CrystalRecord]) -> None:
+    alone, model, teacher = taught()
+    other = Combined({"vector": {"objective": Fingerprint(size=2)}})
+    with pytest.raises(ConfigError, match="Combined learns from none"):
+        other.receive(teacher)
+    parts = {"taught": {"objective": Multimodal(hidden=(5,)), "weight": 3.0}}
+    combined = Combined(parts | {"vector": {"objective": Fingerprint(size=2)}})
+    assert combined.needs_teacher
+    assert combined.needs_structures
+    combined.receive(teacher)
+    heads = combined.heads(model.encoder)
+    heads["multimodal"].load_state_dict(model.head["multimodal"].state_dict())
+    together = Model(model.encoder, heads).double()
+    drawn = [combined.views(record, np.random.default_rng(0)) for record in records]
+    views = tuple(
+        collate(list(one), wanted, [LabelField("magpie", "", (2,))], torch.float64)
+        for one, wanted in zip(
+            zip(*drawn, strict=True), combined.view_specs(model.encoder.spec), strict=True
+        )
+    )
+    found = combined.terms(together, views)["taught.multimodal"]
+    expected = alone.terms(model, views_of(alone, model, records))["multimodal"]
+    torch.testing.assert_close(found.total, expected.total)
+    assert (found.count, found.weight) == (4, 3.0)
 
 
 def test_without_a_teacher_nothing_is_built() -> None:
