@@ -8,8 +8,8 @@ import yaml
 from epitaxy.app.compose import compose
 from epitaxy.app.groups import options_of, text_of
 from epitaxy.app.runs import settings_of
-from epitaxy.errors import ConfigError
-from epitaxy.finetune.contract import Report
+from epitaxy.build import build
+from epitaxy.errors import ConfigError, NeedsError
 from epitaxy.train.parts import build_parts, make_optimizer
 
 RECIPES, EXPERIMENTS = options_of("train"), options_of("experiment")
@@ -64,12 +64,19 @@ def test_every_experiment_is_a_run_whose_parts_fit(experiment, epitaxy_home):
     assert composed.config["run"]["name"] == experiment
     assert "verb" not in composed.config
     if verb == "pretrain":
-        settings = settings_of(composed)
-        parts = build_parts(settings)
-        assert parts.objective.requires <= parts.model.encoder.provides
-        assert sum(settings.split.fractions) == pytest.approx(1.0)
-        everything = Report({name: 1.0 for name, _ in parts.model.named_parameters()})
-        make_optimizer(parts.model, everything, settings.optimizer)
+        check_parts(settings_of(composed))
+
+
+def check_parts(settings):
+    objective, encoder = build(settings.objective), build(settings.encoder)
+    assert objective.requires <= encoder.provides
+    assert sum(settings.split.fractions) == pytest.approx(1.0)
+    if objective.needs_teacher:  # which is the user's to give
+        with pytest.raises(NeedsError, match="give teacher=NAME"):
+            build_parts(settings)
+        return
+    parts = build_parts(settings)
+    make_optimizer(parts.model, parts.report, settings.optimizer)
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
