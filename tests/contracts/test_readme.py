@@ -15,6 +15,12 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/bring_your_own_data.md",
     "docs/encoders.md",
+    "docs/objectives.md",
+    "docs/papers/crysgnn.md",
+    "docs/papers/force_pretraining.md",
+    "docs/papers/layer_transfer.md",
+    "docs/papers/pt_ft_pairs.md",
+    "docs/papers/roost_pretraining.md",
     "docs/shards.md",
     "docs/training.md",
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 from unittest import mock
 
@@ -202,6 +203,21 @@ def test_forces_that_vanish_by_symmetry_do_not_set_the_scale(records: Any, table
     assert statistics["scale"] == pytest.approx(np.median(roots))
     without = EnergyForceStress(force_weight=0, stress_weight=0).fit(table_of(still, ("energy",)))
     assert without["scale"] > 0
+
+
+def test_energies_alone_are_scaled_by_their_own_spread(records: Any, table_of: Any) -> None:
+    """Not by forces that nobody learns: those of relaxed frames are small whatever the energies."""
+    table = table_of(records, LABELS)
+    calm = dataclasses.replace(
+        table, root_mean_square={"forces": 1e-3 * table.root_mean_square["forces"]}
+    )
+    only_energies = EnergyForceStress(force_weight=0, stress_weight=0)
+    scale = only_energies.fit(table)["scale"]
+    assert only_energies.fit(calm)["scale"] == scale
+    wider = dataclasses.replace(table, scalars={"energy": 3.0 * table.scalar("energy")})
+    assert only_energies.fit(wider)["scale"] == pytest.approx(3.0 * scale, rel=0.05)
+    learnt = EnergyForceStress()
+    assert learnt.fit(calm)["scale"] == pytest.approx(1e-3 * learnt.fit(table)["scale"])
 
 
 def test_reference_none_is_the_bare_network(records: Any, table_of: Any) -> None:

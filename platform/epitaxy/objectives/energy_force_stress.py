@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float64
 from torch import Tensor, nn
 
 from epitaxy.encoders.activations import ActivationName, smooth_activation
@@ -42,9 +43,10 @@ COMPONENTS = {"energy": 1, "forces": 3, "stress": 9}
 class EnergyForceStress(BaseObjective):
     """``L = w_E ℓ(ΔE/n) + w_F ℓ(ΔF) + w_S ℓ(Δσ)`` with ``F = −∂E/∂r``, ``σ = (1/V) ∂E/∂ε``.
 
-    The energy of a crystal is ``E = Σ_atoms scale · out_i + Σ_atoms reference(Z_i)``, where the
-    linear element reference and the scale (median over records of the root-mean-square force, in
-    eV/Å · Å) are fitted robustly on the training split. Labels are ``energy`` (eV), ``forces``
+    The energy of a crystal is ``E = Σ_atoms scale · out_i + Σ_atoms reference(Z_i)``. The linear
+    element reference and the scale are fitted robustly on the training split: the scale is the
+    median over records of the root-mean-square force (eV/Å · Å), or without a force term the spread
+    of the energies per atom above the reference. Labels are ``energy`` (eV), ``forces``
     (eV/Å) and ``stress`` (eV/Å³, tension positive); records may lack any of them. Terms whose
     weight is 0 are not computed, so 1:0:0 needs no second derivative. Stresses of crystals that
     are not periodic along all three axes are undefined and left out of loss and counts.
@@ -160,7 +162,8 @@ class EnergyForceStress(BaseObjective):
         if self.reference == "linear" and self.weights["energy"] > 0:
             spread = _fit_reference(table, statistics)
         if self.reference == "linear":
-            statistics["scale"] = _fit_scale(table, spread)
+            forces = table.root_mean_square.get("forces") if "forces" in self.labels else None
+            statistics["scale"] = _fit_scale(forces, spread)
         self.adopt(statistics)
         return statistics
 
@@ -282,10 +285,10 @@ def _fit_reference(table: LabelTable, statistics: dict[str, Any]) -> float:
     return fitted.spread
 
 
-def _fit_scale(table: LabelTable, spread: float) -> float:
+def _fit_scale(forces: Float64[np.ndarray, " records"] | None, spread: float) -> float:
     """Returns the median of the root-mean-square forces, else the energies' spread, else 1."""
-    forces = table.root_mean_square.get("forces", np.zeros(0))
-    forces = forces[forces > 0]  # NaN where missing; 0 where symmetry forbids forces
-    if len(forces):
-        return float(np.median(forces))
+    if forces is not None:
+        forces = forces[forces > 0]  # NaN where missing; 0 where symmetry forbids forces
+        if len(forces):
+            return float(np.median(forces))
     return spread if spread > 0 else 1.0
