@@ -41,7 +41,7 @@ COMMON = ("compute=local", "compute.threads=1", "tracking=null", "loop.log_every
 
 DATA = {
     "crystals": ("mp_csv", "small/mp_2000.csv.gz", ("symmetry=true",)),
-    "frames": ("mattersim", "forces/mattersim/mptrj-random-1k.xyz.gz", ()),
+    "frames": ("mattersim", "small/forces_300.xyz.gz", ()),
     "formulas": ("expt_gap", "composition/matbench_expt_gap.csv", ()),
     "phonons": ("phonons", "transfer7/ph_train.json.gz", ()),
     "dielectric": ("dielectric", "transfer7/dc_train.json.gz", ()),
@@ -67,31 +67,23 @@ class Case:
     teacher: str | None = None
 
 
-_SMALL_FRAMES = (
-    "filter.max_atoms=20",
-    "filter.max_force=20",
+_SMALL = ("encoder=torchmd_et", "encoder.width=64", "encoder.layers=3")
+_FRAMES = (
+    *_SMALL,
     "batch.graphs=8",
-    "optimizer.lr=3e-3",
+    "optimizer.lr=2e-3",
     "loop.epochs=25",
     "split.fractions=[0.8,0.2,0.0]",
 )
-_MDL = ("encoder=cgcnn_mdl", *_SMALL_FRAMES)
-_SMALL_CRYSTALS = (
-    "encoder=torchmd_et",
-    "encoder.width=64",
-    "encoder.layers=3",
-    "filter.max_atoms=10",
-    "batch.graphs=32",
-    "loop.epochs=8",
-)
+_CRYSTALS = (*_SMALL, "filter.max_atoms=10", "batch.graphs=32", "loop.epochs=8")
 CASES = (
-    Case("force_pretraining_1_0_0", "frames", _MDL),
-    Case("force_pretraining_0_1_0", "frames", _MDL),
-    Case("force_pretraining_0_1_1", "frames", _MDL),
-    Case("force_pretraining_1_1_1", "frames", _MDL),
-    Case("force_pretraining_1_500_500", "frames", _MDL),
-    Case("force_pretraining_denoise_head", "crystals", _SMALL_CRYSTALS),
-    Case("force_pretraining_denoise_derivative", "crystals", _SMALL_CRYSTALS),
+    Case("force_pretraining_1_0_0", "frames", _FRAMES),
+    Case("force_pretraining_0_1_0", "frames", _FRAMES),
+    Case("force_pretraining_0_1_1", "frames", _FRAMES),
+    Case("force_pretraining_1_1_1", "frames", _FRAMES),
+    Case("force_pretraining_1_500_500", "frames", _FRAMES),
+    Case("force_pretraining_denoise_head", "crystals", _CRYSTALS),
+    Case("force_pretraining_denoise_derivative", "crystals", _CRYSTALS),
     Case("crysgnn", "crystals", ("loop.epochs=10", "optimizer.lr=3e-3", "batch.graphs=64")),
     Case("crysxpp", "crystals", ("loop.epochs=10", "batch.graphs=64")),
     Case("crystal_twins", "crystals", ("loop.epochs=8", "optimizer.lr=1e-3")),
