@@ -16,6 +16,7 @@ from epitaxy.graph.batch import CrystalBatch, Graph, LineGraph
 from epitaxy.graph.record import CrystalRecord
 from epitaxy.objectives.contract import BaseObjective, Coupling, Objective, Term, Terms
 from epitaxy.train.random import generator
+from epitaxy.train.step import Stepper
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-9}
 RELATIVE = 1e-6
@@ -109,6 +110,49 @@ def test_a_record_without_labels_adds_nothing(pair: Any, examples: Any, batch_of
         torch.testing.assert_close(with_bare[name].total, term.total, **CLOSE)
         if getattr(pair.objective, "reduction", "") != "fixed":  # which divides by all records
             assert with_bare[name].count == term.count
+
+
+@pytest.mark.parametrize("garbage", [float("nan"), 1e30])
+def test_nothing_comes_from_behind_a_mask(
+    pair: Any, examples: Any, batch_of: Any, garbage: float
+) -> None:
+    bare = examples[1].replace(labels={}, id="bare")
+    views = viewed(pair, [*examples, bare], batch_of)
+    if not any((~mask).any() for view in views for mask in view.masks.values()):
+        return
+    expected, found = (
+        step_gradients(pair, batch)
+        for batch in (views, tuple(with_garbage(view, garbage) for view in views))
+    )
+    for name, gradient in expected.items():
+        assert torch.equal(found[name], gradient), name
+        assert bool(gradient.isfinite().all()), name
+
+
+def with_garbage(view: CrystalBatch, garbage: float) -> CrystalBatch:
+    labels = {}
+    for name, values in view.labels.items():
+        mask = view.masks[name].reshape(-1, *[1] * (values.ndim - 1))
+        labels[name] = torch.where(mask, values, garbage)
+    return view.replace(labels=labels)
+
+
+def step_gradients(pair: Any, *micro_batches: tuple[CrystalBatch, ...]) -> dict[str, Tensor]:
+    """Gradients of one step that changes nothing, with the loss among them."""
+    model = pair.model.eval()
+    stepper = Stepper(model, pair.objective, torch.optim.SGD(model.parameters(), lr=0.0))
+    report = stepper(micro_batches, "here")
+    gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return gradients | {n: torch.tensor(value) for n, value in report.terms.means().items()}
+
+
+def test_micro_batches_add_up_to_the_step(pair: Any, examples: Any, batch_of: Any) -> None:
+    whole = step_gradients(pair, viewed(pair, examples, batch_of))
+    deal = (examples[:2], [], examples[2:])
+    parts = step_gradients(pair, *(viewed(pair, records, batch_of) for records in deal))
+    largest = max(float(gradient.abs().max()) for gradient in whole.values())
+    for name, gradient in whole.items():
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-6, atol=1e-9 * largest)
 
 
 @pytest.mark.parametrize("training", [False, True])

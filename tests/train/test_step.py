@@ -77,7 +77,17 @@ def seven(records: list[CrystalRecord], tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.mark.parametrize("deal", DEALS.values(), ids=DEALS)
-@pytest.mark.parametrize("objective", [FORCES, MASKED], ids=["forces", "masked"])
+@pytest.mark.parametrize(
+    "objective",
+    [
+        FORCES,
+        MASKED,
+        {**MASKED, "reduction": "fixed", "weights": {"gap": 2.0}},
+        {**MASKED, "reduction": "available", "shared": True},
+        {**MASKED, "label": "gap", "loss": "robust_l1"},
+    ],
+    ids=["forces", "masked", "fixed", "available", "robust"],
+)
 def test_gradient_does_not_depend_on_the_deal(
     peers: Any,
     seven: Path,

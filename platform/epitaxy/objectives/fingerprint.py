@@ -13,6 +13,7 @@ from epitaxy.encoders.contract import Encoder
 from epitaxy.errors import ConfigError, NeedsError
 from epitaxy.graph.batch import CrystalBatch
 from epitaxy.graph.labels import LabelTable
+from epitaxy.heads.losses import where_present
 from epitaxy.heads.model import Model
 from epitaxy.objectives.contract import BaseObjective, Term, Terms, Views
 from epitaxy.objectives.crystal_target import (
@@ -113,8 +114,10 @@ class Fingerprint(BaseObjective):
         """Returns the squared error, averaged over the columns of each record."""
         (batch,) = views
         output = read(model, HEAD, batch)
-        losses = mean_squares(output - self._scaled(batch.labels[self.label]))
-        total = torch.where(batch.masks[self.label], losses, 0.0).sum()
+        mask = batch.masks[self.label]
+        target = where_present(batch.labels[self.label], mask)
+        losses = mean_squares(output - self._scaled(target))
+        total = torch.where(mask, losses, 0.0).sum()
         return {self.label: Term(total, self.counts(views)[self.label])}
 
     def predict(self, model: Model, batch: CrystalBatch) -> dict[str, Tensor]:
