@@ -33,6 +33,7 @@ def task_gradients(
     deal: list[list[list[int]]],
     result: str,
     teacher: dict[str, Any] | None = None,
+    skip: bool = False,
 ) -> dict[str, Any]:
     """One step; ``deal[rank][micro_batch]`` lists this rank's records."""
     torch.manual_seed(0)
@@ -46,7 +47,8 @@ def task_gradients(
     fields = tuple(names.get(name) or _FIELDS[name] for name in goal.labels)
     assembler = Assembler(goal, model.encoder.spec, fields, torch.float64, seed=0)
     batches = [assembler.views([blobs[i] for i in part], 0, "views") for part in deal[rank]]
-    stepper = Stepper(model, goal, torch.optim.SGD(model.parameters(), lr=1e-3))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    stepper = Stepper(model, goal, optimizer, skip_non_finite=skip)
     report = stepper(batches, "epoch 0, step 0")
     gradients = {n: p.grad.numpy() for n, p in model.named_parameters() if p.grad is not None}
     state = {f"after {name}": tensor.numpy() for name, tensor in model.state_dict().items()}
@@ -56,6 +58,7 @@ def task_gradients(
         "records": report.records,
         "means": report.terms.means(),
         "factors": report.factors,
+        "skipped": report.skipped,
     }
 
 

@@ -190,6 +190,31 @@ def test_unknown_element_on_one_rank_reaches_every_rank(
     assert all("110" in answer["message"] for answer in answers)
 
 
+def test_every_rank_leaves_out_a_step_that_is_not_finite_on_one(
+    peers: Any, records: list[CrystalRecord], tmp_path: Path
+) -> None:
+    wild = records[1].replace(labels={"gap": Label(1e200, "eV")})
+    path, result = tmp_path / "records", str(tmp_path / "step")
+    path.write_bytes(pack([encode(records[4]), encode(wild), encode(records[5])]))
+    reports = peers.values(
+        "gradients",
+        2,
+        records=str(path),
+        encoder=ENCODER,
+        objective={**MASKED, "label": "gap"},
+        deal=[[[0], []], [[2], [1]]],
+        result=result,
+        skip=True,
+    )
+    assert reports[0]["skipped"] == reports[1]["skipped"]
+    assert f"rank 1, micro-batch 1, records {wild.id}" in reports[0]["skipped"]
+    model, _ = parts({**MASKED, "label": "gap"})
+    for rank in range(2):
+        after = np.load(f"{result}-{rank}.npz")
+        for name, tensor in model.state_dict().items():
+            np.testing.assert_array_equal(after[f"after {name}"], tensor.numpy())
+
+
 def test_clipping_scales_the_step_to_the_norm(records: list[CrystalRecord]) -> None:
     objective = {**MASKED, "label": "gap"}
     model, goal = parts(objective)
