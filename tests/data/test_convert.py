@@ -15,7 +15,7 @@ import pytest
 
 from epitaxy.data.convert import prepare
 from epitaxy.data.dataset import Dataset
-from epitaxy.data.derived import Deriver, derivable
+from epitaxy.data.derived import LabelMaker, derivable
 from epitaxy.data.recipe import Recipe
 from epitaxy.data.sources.contract import BadRecord
 from epitaxy.data.split_files import list_splits, load_split
@@ -227,7 +227,7 @@ def test_derived_labels_are_stored_like_any_other(crystals: Any, tmp_path: Path)
     assert (manifest.num_records, manifest.skipped.count) == (1, 1)
     dataset = Dataset.open(tmp_path / "out")
     assert dataset.fields == derivable()
-    assert dataset.record(0) == Deriver()(salt, tuple(derivable()))
+    assert dataset.record(0) == LabelMaker()(salt, tuple(derivable()))
     recipe = Recipe(**{**vars(RECIPE), "fields": {}, "fingerprint": "magpie"})
     source = write_frames(tmp_path / "a.xyz", "id=f1")
     prepare(str(source), tmp_path / "told", recipe=recipe)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from epitaxy.data import derived, symmetry
-from epitaxy.data.derived import FIT_RECORDS, Deriver, derivable
+from epitaxy.data.derived import FIT_RECORDS, LabelMaker, derivable
 from epitaxy.data.magpie import MAGPIE
 from epitaxy.data.symmetry import CRYSTAL_SYSTEM, CRYSTAL_SYSTEMS, SPACE_GROUP
 from epitaxy.errors import ConfigError
@@ -23,7 +23,7 @@ pytest.importorskip("matminer", reason="matminer is in the dev extra")
 
 
 def test_labels_look_as_they_are_declared(crystals: Any) -> None:
-    record = Deriver()(crystals.rocksalt(), ALL)
+    record = LabelMaker()(crystals.rocksalt(), ALL)
     assert {name: record.labels[name].field(name) for name in ALL} == dict(derivable())
     assert set(FIT_RECORDS) == set(derivable())
     assert record.labels[SPACE_GROUP].value == 225
@@ -33,15 +33,15 @@ def test_labels_look_as_they_are_declared(crystals: Any) -> None:
 def test_they_are_those_that_an_import_stores(crystals: Any) -> None:
     record = crystals.labelled(crystals.perovskite())
     stored, _ = symmetry.with_symmetry(record)
-    assert Deriver()(record, (SPACE_GROUP, CRYSTAL_SYSTEM)) == stored
+    assert LabelMaker()(record, (SPACE_GROUP, CRYSTAL_SYSTEM)) == stored
 
 
 def test_what_is_there_already_stays(crystals: Any) -> None:
     told = crystals.rocksalt().replace(labels={SPACE_GROUP: Label(np.array(1.0), "", "by hand")})
-    made = Deriver()(told, (SPACE_GROUP, CRYSTAL_SYSTEM))
+    made = LabelMaker()(told, (SPACE_GROUP, CRYSTAL_SYSTEM))
     assert made.labels[SPACE_GROUP] == told.labels[SPACE_GROUP]
     assert made.labels[CRYSTAL_SYSTEM].value == CRYSTAL_SYSTEMS.index("cubic")
-    assert Deriver()(told, (SPACE_GROUP,)) is told
+    assert LabelMaker()(told, (SPACE_GROUP,)) is told
 
 
 def test_records_that_cannot_have_a_label_are_counted_once(
@@ -52,25 +52,25 @@ def test_records_that_cannot_have_a_label_are_counted_once(
     twins = crystals.record("twins", [8, 8], np.array([[0, 0, 0], [0.001, 0, 0]]), np.eye(3) * 5)
     formula = as_composition(crystals.rocksalt()).replace(id="formula")
     helium = crystals.fcc(2).replace(id="helium")
-    deriver = Deriver()
+    maker = LabelMaker()
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            made = [deriver(record, ALL) for record in (slab, twins, formula, helium)]
+            made = [maker(record, ALL) for record in (slab, twins, formula, helium)]
     assert [sorted(record.labels) for record in made] == [
         [MAGPIE], [MAGPIE], ["amount", MAGPIE], [CRYSTAL_SYSTEM, SPACE_GROUP]
     ]  # fmt: skip
-    assert deriver.absent == {SPACE_GROUP: 3, CRYSTAL_SYSTEM: 3, MAGPIE: 1}
+    assert maker.absent == {SPACE_GROUP: 3, CRYSTAL_SYSTEM: 3, MAGPIE: 1}
     assert len(caplog.records) == 3  # the first of each
     assert "'slab' is not periodic along three axes" in caplog.text
     assert "'helium': no Magpie vector: unknown properties of He" in caplog.text
 
 
 def test_the_log_tells_how_many_there_are(crystals: Any, caplog: pytest.LogCaptureFixture) -> None:
-    deriver = Deriver()
+    maker = LabelMaker()
     formula = as_composition(crystals.rocksalt())
     with caplog.at_level(logging.WARNING):
         for number in range(25):
-            deriver(formula.replace(id=f"f{number}"), (SPACE_GROUP,))
+            maker(formula.replace(id=f"f{number}"), (SPACE_GROUP,))
     assert [message.split()[0] for message in caplog.messages] == ["1", "10"]
 
 
@@ -85,10 +85,10 @@ def test_structures_are_searched_once_and_the_oldest_are_forgotten(
         return search(record)
 
     monkeypatch.setattr(derived.symmetry, "space_group", counted)
-    deriver = Deriver(remembered=2)
+    maker = LabelMaker(remembered=2)
     salt, copper, oxide = crystals.rocksalt(), crystals.fcc(), crystals.perovskite()
     for record in (salt, salt.replace(id="again"), copper, salt, oxide, salt, copper):
-        deriver(record, (SPACE_GROUP, CRYSTAL_SYSTEM))
+        maker(record, (SPACE_GROUP, CRYSTAL_SYSTEM))
     assert searched == ["rocksalt", "fcc", "perovskite", "fcc"]
 
 
@@ -96,19 +96,19 @@ def test_structures_are_searched_once_and_the_oldest_are_forgotten(
 def test_threads_share_what_was_found(crystals: Any) -> None:
     records = [crystals.triclinic(seed, 3) for seed in range(20)]
     chosen = [records[place % 20] for place in range(200)]
-    deriver = Deriver()
+    maker = LabelMaker()
     with ThreadPoolExecutor(4) as pool:
-        made = list(pool.map(lambda record: deriver(record, ALL), chosen))
+        made = list(pool.map(lambda record: maker(record, ALL), chosen))
     assert {int(record.labels[SPACE_GROUP].value) for record in made} == {1}
     assert [record.id for record in made] == [record.id for record in chosen]
-    assert deriver.absent == {}
+    assert maker.absent == {}
 
 
 def test_unknown_names_and_missing_packages_are_refused(
     crystals: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="'space_grup' can be derived; did you mean 'space_gr"):
-        Deriver()(crystals.fcc(), ("space_grup",))
+        LabelMaker()(crystals.fcc(), ("space_grup",))
     monkeypatch.setattr(derived.magpie, "find_spec", lambda name: None)
     derived.require_packages((SPACE_GROUP,))
     with pytest.raises(ConfigError, match="matminer"):

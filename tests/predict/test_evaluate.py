@@ -196,3 +196,23 @@ def test_data_in_another_unit_are_refused(
     save_model(tmp_path / "other", model, card["encoder"], card["objective"], objective, extra)
     with pytest.raises(NeedsError, match=r"in 'kJ/mol', but .* holds it in 'eV'"):
         evaluate(tmp_path / "other", dataset, np.arange(3))
+
+
+def test_a_label_that_the_data_lack_is_derived(crystals: Any, tmp_path: Path) -> None:
+    """Which space group a crystal has is told by the crystal."""
+    records = [crystals.rocksalt(), crystals.perovskite()]
+    prepare(records, tmp_path / "data", format="lmdb", recipe=None, progress=False)
+    config = {
+        "_target_": "epitaxy.objectives.regression.Regression",
+        "label": "space_group",
+        "normalizer": "none",
+    }
+    objective = build(config)
+    model = build_model(build(ENCODER), objective)
+    statistics = {"mean": {"space_group": 0.0}, "std": {"space_group": 1.0}}
+    statistics["units"] = {"space_group": ""}
+    save_model(tmp_path / "model", model, ENCODER, config, objective, {"statistics": statistics})
+    found = evaluate(tmp_path / "model", Dataset.open(tmp_path / "data"), np.arange(2))
+    predicted = Predictor(tmp_path / "model").predict(records)["space_group"]
+    expected = np.abs(np.asarray(predicted) - [225, 221]).mean()
+    assert found.quantities["space_group"].mae == pytest.approx(expected, rel=1e-6)

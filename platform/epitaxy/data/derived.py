@@ -74,7 +74,7 @@ def require_packages(names: Collection[str]) -> None:
         magpie.require_matminer()
 
 
-class Deriver:
+class LabelMaker:
     """Adds labels to records, and counts the records that cannot have them.
 
     What is slow to find is remembered by structure. Safe to call from several threads.
@@ -160,5 +160,5 @@ class Deriver:
             )  # fmt: skip
 
 
-derive = Deriver()
+derive = LabelMaker()
 """The one of this process, whose memory all its threads share: ``derive(record, names)``."""

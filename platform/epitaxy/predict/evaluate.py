@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from epitaxy.data.codec import decode
+from epitaxy.data.derived import derivable, derive, to_derive
 from epitaxy.data.mixture import Data
 from epitaxy.errors import NeedsError
 from epitaxy.graph.batch import CrystalBatch
@@ -43,8 +44,9 @@ def evaluate(
 ) -> Evaluation:
     """Returns errors and parity data of the model in ``folder`` on ``rows`` of ``dataset``.
 
-    Every record counts. One that lacks a label is counted as missing for that label; so is the
-    stress of a crystal that is not periodic along all three axes, where it is undefined.
+    Every record counts. One that lacks a label is counted as missing for that label, unless it can
+    be derived; so is the stress of a crystal that is not periodic along all three axes, where it is
+    undefined.
 
     Args:
         folder: Model folder.
@@ -64,7 +66,7 @@ def evaluate(
         raise NeedsError(f"no records to evaluate: split {split!r} of {dataset.location} is empty")
     fields = _shared_fields(predictor, dataset)
     collected: dict[str, _Collected] = {name: _Collected() for name in _names(fields)}
-    for first, records in _chunks(dataset, rows):
+    for first, records in _chunks(dataset, rows, to_derive(dataset, fields)):
         _collect(predictor, records, first, fields, collected)
     if not any(part.target for part in collected.values()):
         raise NeedsError(
@@ -195,7 +197,8 @@ def _shared_fields(predictor: Predictor, dataset: Data) -> dict[str, LabelField]
             f"finetune from={predictor.folder} …"
         )
     labels = _labels(predictor)
-    fields = {name: field for name, field in dataset.fields.items() if name in labels}
+    known = {**derivable(), **dataset.fields}
+    fields = {name: field for name, field in known.items() if name in labels}
     if not fields:
         raise NeedsError(
             f"{predictor.folder} predicts {', '.join(sorted(labels))}, but "
@@ -230,10 +233,12 @@ def _unit(name: str, predictor: Predictor) -> str:
     return predictor.units[name]
 
 
-def _chunks(dataset: Data, rows: np.ndarray) -> Iterator[tuple[int, list[CrystalRecord]]]:
+def _chunks(
+    dataset: Data, rows: np.ndarray, derived: Sequence[str]
+) -> Iterator[tuple[int, list[CrystalRecord]]]:
     for first in range(0, len(rows), _CHUNK):
         blobs = dataset.read(rows[first : first + _CHUNK])
-        yield first, [_without_undefined(decode(blob)) for blob in blobs]
+        yield first, [derive(_without_undefined(decode(blob)), derived) for blob in blobs]
 
 
 def _without_undefined(record: CrystalRecord) -> CrystalRecord:
