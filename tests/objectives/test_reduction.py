@@ -39,17 +39,15 @@ def loss(reduction: Reduction, *parts: slice) -> float:
 
 
 @pytest.mark.parametrize(
-    ("name", "drop", "expected"),
+    ("name", "expected"),
     [
-        ("per_label", False, 2 * (1 + 2) / 2 + 0.5 * 4 / 1),
-        ("fixed", False, ((2 * 1 + 0.5 * 4) / 2 + 2 * 2 / 2) / 3),
-        ("fixed", True, ((2 * 1 + 0.5 * 4) / 2 + 2 * 2 / 2) / 2),
-        ("available", False, ((2 * 1 + 0.5 * 4) / 2 + 2 * 2 / 1) / 3),
-        ("available", True, ((2 * 1 + 0.5 * 4) / 2 + 2 * 2 / 1) / 2),
+        ("per_label", 2 * (1 + 2) / 2 + 0.5 * 4 / 1),
+        ("fixed", ((2 * 1 + 0.5 * 4) / 2 + 2 * 2 / 2) / 3),
+        ("available", ((2 * 1 + 0.5 * 4) / 2 + 2 * 2 / 1) / 3),
     ],
 )
-def test_the_loss_by_hand_however_a_step_is_spread(name: Any, drop: bool, expected: float) -> None:
-    reduction = Reduction(name, LABELS, WEIGHTS, drop_unlabelled=drop)
+def test_the_loss_by_hand_however_a_step_is_spread(name: Any, expected: float) -> None:
+    reduction = Reduction(name, LABELS, WEIGHTS)
     assert loss(reduction, slice(0, 3)) == pytest.approx(expected)
     assert loss(reduction, slice(0, 1), slice(1, 1), slice(1, 3)) == pytest.approx(expected)
 
@@ -57,5 +55,3 @@ def test_the_loss_by_hand_however_a_step_is_spread(name: Any, drop: bool, expect
 def test_impossible_reductions_are_refused() -> None:
     with pytest.raises(ConfigError, match="did you mean 'available'"):
         Reduction("availble", LABELS, WEIGHTS)
-    with pytest.raises(ConfigError, match="drop_unlabelled=true has no effect with reduction=per_"):
-        Reduction("per_label", LABELS, WEIGHTS, drop_unlabelled=True)

@@ -35,39 +35,30 @@ class Reduction:
 
     All are sums over records divided by a count that the labels tell, so neither workers nor
     micro-batches change them. Records without any label are among the ``B`` of the last two, as
-    in the code of pt_ft_pairs, unless ``drop_unlabelled``.
+    in the code of pt_ft_pairs; ``filter.labelled`` keeps them out of training altogether.
 
     Attributes:
         name: Which.
         labels: The ``P`` labels.
         weights: ``w_p``.
-        drop_unlabelled: Whether ``B`` is the number of records with at least one of the labels.
 
     Raises:
-        ConfigError: If the name is unknown, or ``drop_unlabelled`` would have no effect.
+        ConfigError: If the name is unknown.
     """
 
     name: ReductionName
     labels: Sequence[str]
     weights: Mapping[str, float]
-    drop_unlabelled: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in _NAMES:
             raise ConfigError(f"unknown reduction {self.name!r}; {closest(self.name, _NAMES)}")
-        if self.drop_unlabelled and self.name == "per_label":
-            raise ConfigError(
-                "drop_unlabelled=true has no effect with reduction=per_label, which counts only "
-                "records that have a label; leave it out, or choose reduction=fixed or available"
-            )
 
     def counts(self, batch: CrystalBatch) -> dict[str, float]:
         """Returns the count of each label's term."""
         if self.name == "per_label":
             return {name: float(batch.masks[name].sum()) for name in self.labels}
-        present = self._present(batch).any(dim=1)
-        records = present.sum() if self.drop_unlabelled else batch.num_graphs
-        return dict.fromkeys(self.labels, float(records))
+        return dict.fromkeys(self.labels, float(batch.num_graphs))
 
     def terms(self, losses: Mapping[str, GraphScalars], batch: CrystalBatch) -> dict[str, Term]:
         """Returns the term of each label; losses of records without it may be anything."""

@@ -72,9 +72,6 @@ class Regression(BaseObjective):
         reduction: What the loss of a label is divided by, see ``Reduction``: the records that
             have it (``per_label``), all records (``fixed``), or each record by its own number
             of labels (``available``).
-        drop_unlabelled: Whether ``fixed`` and ``available`` leave records without any of the
-            labels out of their count. The encoder, norms included, reads these records either
-            way; ``filter.labelled`` keeps them out of training.
         extensive: Whether the labels grow with the number of atoms.
         shared: Whether the labels share the hidden layers of one head (layer_transfer's combined
             model), instead of a head each.
@@ -102,7 +99,6 @@ class Regression(BaseObjective):
         delta: float = 1.0,
         weights: Mapping[str, float] | None = None,
         reduction: ReductionName = "per_label",
-        drop_unlabelled: bool = False,
         extensive: bool = False,
         shared: bool = False,
         hidden: Sequence[int] = (128,),
@@ -117,9 +113,7 @@ class Regression(BaseObjective):
         names = normalizer_names(normalizer, given)
         self.normalizers = {name: Normalizer(names[name]) for name in self.labels}
         self.reduction: ReductionName = reduction
-        self._reduction = Reduction(
-            reduction, self.labels, label_weights(weights, given), drop_unlabelled=drop_unlabelled
-        )
+        self._reduction = Reduction(reduction, self.labels, label_weights(weights, given))
         self.loss: LossName | RobustName = loss
         self.robust = loss in ROBUST
         self.deviations = {name: f"{name}_std" for name in self.labels if self.robust}
