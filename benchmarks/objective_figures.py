@@ -2,8 +2,8 @@
 
 Each figure is computed from the final weights of a run, its trivial counterpart from the labels or
 views of the same records. Constants that a trivial prediction needs are the best there are for
-these very records (their mean, their class frequencies), except for labels of properties, where
-they are those of the training split.
+these very records (their mean, their class frequencies), except for labels of properties and space
+groups, where they are those of the training split.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,9 +124,10 @@ def mean_terms(trained: Trained, views: Sequence[Views]) -> dict[str, float]:
 def _forces(trained: Trained) -> list[Figure]:
     """Errors of what was trained; an energy is compared with its element reference."""
     objective, figures = trained.objective, []
+    total = sum(objective.weights.values())
     for name, unit in (("energy", "eV/atom"), ("forces", "eV/Å"), ("stress", "eV/Å³")):
-        if name not in objective.labels:
-            continue
+        if name not in objective.labels or objective.weights[name] < total / 100:
+            continue  # an energy of weight 1 beside 1,000 is not what is learnt
         errors, sizes = [], []
         for (batch,) in trained.views:
             predicted, mask = objective.predict(trained.model, batch)[name], batch.masks[name]
@@ -184,12 +186,12 @@ def _crysgnn(trained: Trained) -> list[Figure]:
         )
     if "space_group" in learnt:
         groups = torch.cat([b.labels["space_group"][b.masks["space_group"]] for b in batches])
-        share = torch.bincount(groups.long()) / len(groups)
-        entropy = -torch.xlogy(share, share).sum()
-        baseline = "frequency of each space group"
-        figures.append(
-            Figure("space_group", learnt["space_group"], float(entropy), baseline, "nat")
-        )
+        seen = trained.data.label_table(trained.train.rows).scalar("space_group")
+        counts = torch.bincount(torch.from_numpy(seen[~np.isnan(seen)]).long(), minlength=231)
+        share = (counts + 1.0) / (counts + 1.0)[1:].sum()  # every group may occur
+        trivial = float(-share.log()[groups.long()].mean())
+        baseline = "frequency of each space group in training"
+        figures.append(Figure("space_group", learnt["space_group"], trivial, baseline, "nat"))
     if "contrast" in learnt:
         figures.append(_contrast(trained, learnt["contrast"]))
     return figures
