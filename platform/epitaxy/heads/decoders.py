@@ -54,7 +54,7 @@ class EdgeDecoder(nn.Module):
         self.out = nn.Linear(classes, classes)
 
     def forward(
-        self, centers: Sequence[NodeFeatures], neighbors: Sequence[NodeFeatures]
+        self, centers: Sequence[Tensor], neighbors: Sequence[Tensor]
     ) -> Float[Tensor, "pairs classes"]:
         """Returns the logits of each centre with each neighbour, group by group, neighbours fast.
 
@@ -62,8 +62,8 @@ class EdgeDecoder(nn.Module):
         once.
 
         Args:
-            centers: States of the centres of each group of atoms.
-            neighbors: States of the neighbours of each group.
+            centers: States of the centres of each group of atoms, (centers, features).
+            neighbors: States of the neighbours of each group, (neighbors, features).
         """
         projected = torch.einsum("ui,kij->ukj", torch.cat(list(centers)), self.bilinear.weight)
         parts = projected.split([len(group) for group in centers])

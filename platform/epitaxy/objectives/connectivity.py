@@ -177,8 +177,8 @@ def _blocks(
 
 def _block_loss(
     decoder: EdgeDecoder,
-    centers: Sequence[NodeFeatures],
-    neighbors: Sequence[NodeFeatures],
+    centers: Sequence[Tensor],
+    neighbors: Sequence[Tensor],
     classes: Int[Tensor, " pairs"],
     weights: Float[Tensor, " pairs"],
 ) -> Tensor:
