@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ def draw_curves(
             panel.text(
                 0.97, 0.95, "\n".join(told[:4]), transform=panel.transAxes, ha="right", va="top",
                 fontsize=6.5, color="#444444",
+                bbox={"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.0},
             )  # fmt: skip
         figure.supylabel("validation loss", fontsize=9)
         _save(figure, path)
@@ -65,7 +67,8 @@ def _draw_one(panel: Axes, name: str, parity: Mapping[str, Any]) -> None:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ")
+    """Returns an experiment's name to read: ratios with colons, words with spaces."""
+    return re.sub(r"(\d+)_(\d+)_(\d+)", r"\1:\2:\3", name).replace("_", " ")
 
 
 def _grid(names: Sequence[str], width: float, height: float) -> tuple[Any, list[Axes]]:
