@@ -79,3 +79,9 @@ def test_one_name_for_all_or_one_for_each() -> None:
         normalizer_names({**each, "gab": "zscore"}, labels)
     with pytest.raises(ConfigError, match=r"none for \['modulus'\]"):
         normalizer_names({"gap": "zscore"}, labels)
+
+
+def test_absurd_labels_overflow_in_no_statistic() -> None:
+    values = np.array([1e200, 3e200, 2.0])
+    statistics = Normalizer.fit("zscore", values, "gap").statistics
+    assert statistics.std == pytest.approx(1e200 * np.std([1.0, 3.0, 0.0], ddof=1))

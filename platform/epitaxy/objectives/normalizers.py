@@ -15,6 +15,8 @@ from epitaxy.shapes import GraphScalars
 
 NormalizerName = Literal["zscore", "std_then_minmax", "minmax", "log10", "none"]
 NORMALIZERS: tuple[NormalizerName, ...] = ("zscore", "std_then_minmax", "minmax", "log10", "none")
+_HUGE = 1e100
+"""The squares of larger labels overflow; that they are absurd is for the loss to say."""
 _RANGES = {"std_then_minmax": (-1.0, 1.0), "minmax": (0.0, 1.0)}
 """Where the smallest and the largest training label go."""
 
@@ -84,7 +86,9 @@ class Normalizer:
             values = np.log10(values)
         smallest, largest = values.min(), values.max()
         # Equal values may have a rounding error of a mean, and then of a deviation.
-        std = values.std(ddof=1) if smallest < largest else 0.0
+        greatest = max(-smallest, largest)
+        unit = greatest if greatest > _HUGE else 1.0
+        std = (values / unit).std(ddof=1) * unit if smallest < largest else 0.0
         numbers = (values.mean(), std, smallest, largest)
         return cls(name, Statistics(*(float(number) for number in numbers)))
 
