@@ -49,7 +49,7 @@ FIELDS = (
     LabelField("crystal_system", ""),
     LabelField("magpie", "", (145,)),
 )
-EVERY_ENCODER = frozenset({"classification", "energy_force_stress", "regression"})
+EVERY_ENCODER = frozenset({"energy_force_stress", "regression"})
 """Objectives whose contract is tried with every encoder …"""
 SOME_ENCODERS = ("alignn", "cgcnn", "cgcnn_paper", "crystal_twins", "roost", "torchmd_et")
 """… and with which encoders that of the others: states, vectors, angles, crystal vectors, norms."""

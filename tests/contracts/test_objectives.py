@@ -112,28 +112,24 @@ def test_a_record_without_labels_adds_nothing(pair: Any, examples: Any, batch_of
             assert with_bare[name].count == term.count
 
 
-@pytest.mark.parametrize("garbage", [float("nan"), 1e30])
-def test_nothing_comes_from_behind_a_mask(
-    pair: Any, examples: Any, batch_of: Any, garbage: float
-) -> None:
+def test_nothing_comes_from_behind_a_mask(pair: Any, examples: Any, batch_of: Any) -> None:
     bare = examples[1].replace(labels={}, id="bare")
     views = viewed(pair, [*examples, bare], batch_of)
     if not any((~mask).any() for view in views for mask in view.masks.values()):
         return
     expected, found = (
-        step_gradients(pair, batch)
-        for batch in (views, tuple(with_garbage(view, garbage) for view in views))
+        step_gradients(pair, batch) for batch in (views, tuple(map(with_garbage, views)))
     )
     for name, gradient in expected.items():
         assert torch.equal(found[name], gradient), name
         assert bool(gradient.isfinite().all()), name
 
 
-def with_garbage(view: CrystalBatch, garbage: float) -> CrystalBatch:
+def with_garbage(view: CrystalBatch) -> CrystalBatch:
     labels = {}
     for name, values in view.labels.items():
         mask = view.masks[name].reshape(-1, *[1] * (values.ndim - 1))
-        labels[name] = torch.where(mask, values, garbage)
+        labels[name] = torch.where(mask, values, torch.nan)
     return view.replace(labels=labels)
 
 
