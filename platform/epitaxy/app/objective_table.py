@@ -136,7 +136,8 @@ def table(rows: Sequence[ObjectiveRow]) -> str:
 def markdown(rows: Sequence[ObjectiveRow]) -> str:
     """Returns a page with the matrix as a Markdown table, and its legend."""
     head, *body = _matrix(rows)
-    lines = [head, ["---", *[":---:"] * (len(head) - 1)], *body]
+    wrapping = [name.replace("_", "_<wbr>") for name in head]
+    lines = [wrapping, ["---", *[":---:"] * (len(head) - 1)], *body]
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     legend = "\n".join(f"- {sign}: {meaning}" for sign, meaning in LEGEND)
     return f"# Which objective trains which encoder\n\n{text}\n\n{legend}\n"
