@@ -8,7 +8,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ import torch
 from epitaxy.app.components import check_components
 from epitaxy.app.compose import every_option
 from epitaxy.app.encoder_cost import PER_ATOMS, edges_per_atom, gflop, milliseconds
-from epitaxy.app.paths import absolute_output
+from epitaxy.app.paths import output_file
 from epitaxy.app.tables import columns
 from epitaxy.build import build
 from epitaxy.encoders.taps import Tap
@@ -105,7 +104,7 @@ def list_encoders(config: Mapping[str, Any], config_dirs: Sequence[str] = ()) ->
     Raises:
         ConfigError: If ``only`` names an unknown encoder, or the ending of ``out`` is unknown.
     """
-    out = _output(config["out"])
+    out = output_file(config["out"], ENDINGS)
     only = [config["only"]] if isinstance(config["only"], str) else config["only"]
     found = every_option("encoder", config_dirs, only)
     rows = [describe(name, one, timed=bool(config["time"])) for name, one in found.items()]
@@ -233,15 +232,6 @@ def _json(rows: Sequence[EncoderRow]) -> str:
 
 
 _FORMATS = dict(zip(ENDINGS, (_csv, _json, _markdown), strict=True))
-
-
-def _output(out: Any) -> Path | None:
-    if out is None:
-        return None
-    path = Path(absolute_output(str(out), "out"))
-    if path.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"out={out}: the file must end with {', '.join(ENDINGS)}")
-    return path
 
 
 def _shown(rows: Sequence[EncoderRow]) -> list[str]:

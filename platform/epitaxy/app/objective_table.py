@@ -6,16 +6,15 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from epitaxy.app.compose import every_option
 from epitaxy.app.encoder_table import build_encoder
-from epitaxy.app.paths import absolute_output
+from epitaxy.app.paths import output_file
 from epitaxy.app.tables import columns
 from epitaxy.build import build
 from epitaxy.encoders.contract import Encoder
-from epitaxy.errors import ConfigError, EpitaxyError
+from epitaxy.errors import EpitaxyError
 from epitaxy.objectives.contract import Objective
 from epitaxy.report.page import write_page
 
@@ -71,7 +70,7 @@ def list_objectives(
         ConfigError: If ``only`` or ``encoders`` names an unknown one, or the ending of ``out`` is
             unknown.
     """
-    out = _output(config["out"])
+    out = output_file(config["out"], ENDINGS)
     encoders: dict[str, Encoder] = {}
     for name, one in every_option("encoder", config_dirs, _names(config["encoders"])).items():
         try:
@@ -178,12 +177,3 @@ def _roles(objective: Objective, fitting: Sequence[Encoder]) -> tuple[str, ...]:
 
 def _names(chosen: Any) -> list[str] | None:
     return [chosen] if isinstance(chosen, str) else chosen
-
-
-def _output(out: Any) -> Path | None:
-    if out is None:
-        return None
-    path = Path(absolute_output(str(out), "out"))
-    if path.suffix.lower() not in ENDINGS:
-        raise ConfigError(f"out={out}: the file must end with {', '.join(ENDINGS)}")
-    return path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +51,17 @@ def set_absolute(config: dict[str, Any], inputs: tuple[str, ...], outputs: tuple
             node[name] = absolute_output(value, key) if key in outputs else absolute(value)
         elif isinstance(value, list) and key in inputs:
             node[name] = [absolute(str(path)) for path in value]
+
+
+def output_file(out: object, endings: Sequence[str]) -> Path | None:
+    """Returns the file that ``out=`` names, absolute; ``None`` if it names none.
+
+    Raises:
+        ConfigError: If its name has none of the ``endings``.
+    """
+    if out is None:
+        return None
+    path = Path(absolute_output(str(out), "out"))
+    if path.suffix.lower() not in endings:
+        raise ConfigError(f"out={out}: the file must end with {', '.join(endings)}")
+    return path
